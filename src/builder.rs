@@ -1,0 +1,148 @@
+//! How an instance is made.
+
+use std::io;
+use std::time::Duration;
+
+use crate::backend::{Backend, BackendReport};
+use crate::core::Core;
+use crate::error::{Error, ErrorKind, Result};
+use crate::inotify::Inotify;
+use crate::limits;
+use crate::sys::inotify::{InotifyFd, LARGEST_RECORD, descriptor_available};
+use crate::sys::pool::Pool;
+use crate::sys::probe;
+
+/// Makes an [`Inotify`] that is not as [`Inotify::new`] makes it.
+///
+/// ```
+/// use std::time::Duration;
+/// use ringwatch::{Backend, Inotify};
+///
+/// let inotify = Inotify::builder()
+///     .backend(Backend::Epoll)
+///     .buffers(32)
+///     .buffer_size(16 * 1024)
+///     .batch_window(Duration::ZERO)
+///     .build()?;
+/// assert_eq!(inotify.stats().budget, 32 * 16 * 1024);
+/// # Ok::<(), ringwatch::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct Builder {
+    backend: Backend,
+    buffers: usize,
+    buffer_size: usize,
+    window: Duration,
+}
+
+/// The longest batch window: what ends a stream or frees a buffer may be noticed that much later.
+const LONGEST_WINDOW: Duration = Duration::from_secs(1);
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            backend: Backend::Auto,
+            buffers: 128,
+            buffer_size: 64 * 1024,
+            window: Duration::from_millis(1),
+        }
+    }
+}
+
+impl Builder {
+    /// Which backend to use. [`Backend::Auto`] by default.
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// How many buffers there are, at least 2. 128 by default.
+    ///
+    /// `buffers` × [`buffer_size`](Self::buffer_size) is all the memory that events may take, those read and not consumed
+    /// and those in batches that the consumer holds. The default, 8 MiB, takes what 300,000 events with 24-byte names a
+    /// second leave behind in half a second. Memory is taken from the system only as it is first used.
+    ///
+    /// When it is full, reading stops until a batch is dropped; then the kernel's queue fills, and overflows.
+    pub fn buffers(mut self, buffers: usize) -> Self {
+        self.buffers = buffers;
+        self
+    }
+
+    /// How large a buffer is, in bytes: at least 272, the largest event. 65,536 by default.
+    pub fn buffer_size(mut self, bytes: usize) -> Self {
+        self.buffer_size = bytes;
+        self
+    }
+
+    /// The least time between two wake-ups of a busy watcher, at most a second, in whole microseconds. 1 ms by default.
+    ///
+    /// A watcher that has been idle for longer wakes at once, so the window costs latency only under load, where it saves
+    /// most of the CPU. Zero wakes for every read. What ends a busy stream may be noticed a window later.
+    pub fn batch_window(mut self, window: Duration) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Makes the instance.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for an option out of range, [`ErrorKind::InstanceLimit`] and
+    /// [`ErrorKind::DescriptorLimit`] if there can be no more of them, [`ErrorKind::OutOfMemory`], and
+    /// [`ErrorKind::BackendUnavailable`] for [`Backend::Uring`] where it can't be had.
+    pub fn build(self) -> Result<Inotify> {
+        const OPERATION: &str = "make inotify instance";
+        self.check(OPERATION)?;
+        let report = match self.backend {
+            Backend::Epoll => BackendReport::epoll(None),
+            Backend::Uring => BackendReport::uring(probe::uring_features()?),
+            Backend::Auto => match probe::uring_features() {
+                Ok(features) => BackendReport::uring(features),
+                Err(refusal) => BackendReport::epoll(Some(refusal)),
+            },
+        };
+        #[cfg(feature = "tracing")]
+        tracing::debug!(backend = %report, "inotify instance");
+        let pool = Pool::new(self.buffers, self.buffer_size).map_err(|cause| {
+            Error::os(ErrorKind::OutOfMemory, OPERATION, &cause).mended_by("ask for fewer or smaller buffers")
+        })?;
+        let fd = probe::patiently(libc::EMFILE, InotifyFd::new).map_err(|cause| instance_error(OPERATION, &cause))?;
+        let core = Core::new(fd, pool, self.backend, report, self.window);
+        Ok(Inotify::from_core(core))
+    }
+
+    fn check(&self, operation: &'static str) -> Result<()> {
+        let fault = if self.buffers < 2 {
+            format!(
+                "{} buffers are too few; one is read into while another is consumed",
+                self.buffers
+            )
+        } else if self.buffer_size < LARGEST_RECORD {
+            format!("a buffer of {} bytes can't hold the largest event", self.buffer_size)
+        } else if self.buffer_size > 1 << 30 || self.buffers > 1 << 24 {
+            "more than 1 GiB a buffer or 16,777,216 buffers".to_owned()
+        } else if self.window > LONGEST_WINDOW {
+            format!("a batch window of {:?} is too long", self.window)
+        } else {
+            return Ok(());
+        };
+        let remedy = format!(
+            "take at least 2 buffers of at least {LARGEST_RECORD} bytes, and a window of at most {LONGEST_WINDOW:?}"
+        );
+        Err(Error::text(ErrorKind::InvalidInput, operation, fault).mended_by(remedy))
+    }
+}
+
+fn instance_error(operation: &'static str, cause: &io::Error) -> Error {
+    match cause.raw_os_error() {
+        // The same errno for two limits: if another descriptor can be had, it was the other.
+        Some(libc::EMFILE) if descriptor_available() => {
+            Error::os(ErrorKind::InstanceLimit, operation, cause).mended_by(limits::remedy("max_user_instances"))
+        }
+        Some(libc::EMFILE | libc::ENFILE) => {
+            Error::os(ErrorKind::DescriptorLimit, operation, cause).mended_by("raise RLIMIT_NOFILE with ulimit -n")
+        }
+        Some(libc::ENOMEM) => Error::os(ErrorKind::OutOfMemory, operation, cause),
+        _ => Error::os(ErrorKind::Other, operation, cause),
+    }
+}

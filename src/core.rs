@@ -1,0 +1,234 @@
+//! What an instance is made of, shared by its handles and its reading half.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use crate::backend::{Backend, BackendKind, BackendReport, Features};
+use crate::batch::{EventBatch, Shelf};
+use crate::decode::Malformed;
+use crate::engine::Source;
+use crate::error::{Error, ErrorKind, Result};
+use crate::queue::{Feed, Taken, add};
+use crate::sys::inotify::InotifyFd;
+use crate::sys::pool::Pool;
+use crate::sys::probe;
+use crate::table::Table;
+
+/// One inotify instance. The control half is the table, the data half the feed; they share the descriptor and no more.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) instance: u64,
+    pub(crate) table: Table,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) window: Duration,
+    choice: Backend,
+    report: Mutex<BackendReport>,
+    shelf: Arc<Shelf>,
+}
+
+/// What the consumer gets.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Batch(EventBatch),
+    /// An error in its place; more may follow.
+    Interposed(Error),
+    /// The reading ended by a failure.
+    Failed(Error),
+    /// The reading ended by `close`.
+    Closed,
+    Empty,
+}
+
+impl Core {
+    pub(crate) fn new(
+        fd: InotifyFd,
+        pool: Arc<Pool>,
+        choice: Backend,
+        report: BackendReport,
+        window: Duration,
+    ) -> Self {
+        static INSTANCES: AtomicU64 = AtomicU64::new(1);
+        let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
+        Self {
+            instance,
+            table: Table::new(instance, fd),
+            feed: Feed::new(pool),
+            window,
+            choice,
+            report: Mutex::new(report),
+            shelf: Arc::default(),
+        }
+    }
+
+    pub(crate) fn report(&self) -> BackendReport {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn source(&self, operation: &'static str) -> Result<Source> {
+        Ok(Source {
+            fd: self.table.fd(operation)?,
+            feed: Arc::clone(&self.feed),
+        })
+    }
+
+    /// Makes what reads, with io_uring or without. If io_uring fails now and the choice was left to us, without.
+    pub(crate) fn with_backend<T>(
+        &self,
+        operation: &'static str,
+        make: impl Fn(Option<Features>) -> io::Result<T>,
+    ) -> Result<T> {
+        let report = self.report();
+        if report.kind() == BackendKind::Uring {
+            let refused = match make(Some(report.features())) {
+                Ok(made) => return Ok(made),
+                Err(cause) => probe::refusal("set up io_uring", &cause),
+            };
+            if self.choice == Backend::Uring {
+                return Err(refused);
+            }
+            self.fall_back(refused);
+        }
+        make(None).map_err(|cause| Error::os(ErrorKind::Other, operation, &cause))
+    }
+
+    /// From now on epoll, if the choice was left to us. Answers whether it was.
+    pub(crate) fn fall_back(&self, refusal: Error) -> bool {
+        if self.choice == Backend::Uring {
+            return false;
+        }
+        #[cfg(feature = "tracing")]
+        tracing::warn!(instance = self.instance, %refusal, "falling back to epoll");
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        *report = BackendReport::epoll(Some(refusal));
+        true
+    }
+
+    /// What comes next. With `waker`, it is woken once that is more than nothing.
+    pub(crate) fn take(&self, waker: Option<&Waker>) -> Next {
+        loop {
+            if let Some(next) = self.deliver(self.feed.queue.take(waker)) {
+                return next;
+            }
+        }
+    }
+
+    /// What comes next, waiting for it until `deadline`, or for ever.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Next {
+        loop {
+            if let Some(next) = self.deliver(self.feed.queue.wait(deadline)) {
+                return next;
+            }
+        }
+    }
+
+    /// None if what was taken has nothing to show.
+    fn deliver(&self, taken: Taken) -> Option<Next> {
+        let buffer = match taken {
+            Taken::Buffer(buffer) => buffer,
+            Taken::Interposed(error) => return Some(Next::Interposed(error)),
+            Taken::Failed(error) => return Some(Next::Failed(error)),
+            Taken::Closed => return Some(Next::Closed),
+            Taken::Empty => return Some(Next::Empty),
+        };
+        let (batch, malformed) = EventBatch::resolve(buffer, &self.table, &self.shelf, self.instance);
+        if let Some(malformed) = malformed {
+            self.feed.queue.interpose(malformed_error(malformed));
+        }
+        if batch.is_empty() {
+            return None;
+        }
+        let counters = &self.feed.counters;
+        add(&counters.batches, 1);
+        add(&counters.events, batch.len() as u64);
+        if batch.overflowed() {
+            #[cfg(feature = "tracing")]
+            tracing::warn!(
+                instance = self.instance,
+                "the kernel's queue overflowed: events were lost"
+            );
+            add(&counters.overflows, batch.overflows() as u64);
+        }
+        Some(Next::Batch(batch))
+    }
+
+    pub(crate) fn close(&self) {
+        self.feed.queue.close(&self.feed);
+        self.table.close();
+    }
+}
+
+fn malformed_error(malformed: Malformed) -> Error {
+    let Malformed { offset, claimed, left } = malformed;
+    let cause = format!("the record at byte {offset} of a read claims {claimed} bytes, and {left} are left");
+    Error::text(ErrorKind::Malformed, "decode events", cause)
+        .mended_by("this read's remaining events are lost; later ones are not affected")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn core() -> Core {
+        let pool = Pool::new(4, 4096).unwrap();
+        let fd = InotifyFd::new().unwrap();
+        let report = BackendReport::epoll(None);
+        Core::new(fd, pool, Backend::Epoll, report, Duration::ZERO)
+    }
+
+    fn push(core: &Core, bytes: &[u8]) {
+        let mut buffer = core.feed.pool.take().unwrap();
+        assert!(buffer.append(bytes));
+        drop(core.feed.push(buffer));
+    }
+
+    fn record(wd: i32, mask: u32, len: u32, name: &[u8]) -> Vec<u8> {
+        let fields = [wd.cast_unsigned(), mask, 0, len];
+        let mut bytes: Vec<u8> = fields.iter().flat_map(|f| f.to_ne_bytes()).collect();
+        bytes.extend(name);
+        bytes
+    }
+
+    #[test]
+    fn a_malformed_record_is_an_error_in_its_place_and_the_rest_goes_on() {
+        let core = core();
+        let mut bytes = record(5, libc::IN_CREATE, 16, b"good\0\0\0\0\0\0\0\0\0\0\0\0");
+        bytes.extend(record(5, libc::IN_CREATE, 4_000_000_000, b"bad"));
+        // Too long to be packed together.
+        bytes.resize(4096 - 8, 0);
+        push(&core, &bytes);
+        push(&core, &record(5, 0x0100_0000 | libc::IN_DELETE, 0, b""));
+        let Next::Batch(batch) = core.take(None) else { panic!() };
+        assert_eq!(batch.len(), 1);
+        assert_eq!(batch.iter().next().unwrap().name().unwrap(), "good");
+        let Next::Interposed(error) = core.take(None) else {
+            panic!()
+        };
+        assert_eq!(error.kind(), ErrorKind::Malformed);
+        assert!(
+            error
+                .to_string()
+                .contains("the record at byte 32 of a read claims 4000000016")
+        );
+        let Next::Batch(batch) = core.take(None) else { panic!() };
+        // A bit that nobody knows is kept.
+        assert_eq!(
+            batch.iter().next().unwrap().mask().bits(),
+            0x0100_0000 | libc::IN_DELETE
+        );
+        assert!(matches!(core.take(None), Next::Empty));
+    }
+
+    #[test]
+    fn an_overflow_has_no_watch_and_no_path_and_is_counted() {
+        let core = core();
+        push(&core, &record(-1, libc::IN_Q_OVERFLOW, 0, b""));
+        let Next::Batch(batch) = core.take(None) else { panic!() };
+        assert!(batch.overflowed());
+        let event = batch.iter().next().unwrap();
+        assert!(event.watch().is_none() && event.path().is_none() && event.name().is_none());
+        assert_eq!(core.feed.counters.overflows.load(Ordering::Relaxed), 1);
+    }
+}

@@ -1,0 +1,274 @@
+//! The reader thread: drives one engine for all streams of the process that want the same of it.
+//!
+//! It starts with the first stream and ends with the last. Streams with another backend or another window have a thread of
+//! their own, so nobody's window delays anybody else. It only moves filled buffers to queues: however slow a consumer is,
+//! the others do not notice.
+
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::backend::Features;
+use crate::engine::{Engine, Source, SourceId, Wait};
+use crate::error::{Error, ErrorKind};
+use crate::queue::Feed;
+use crate::sys::notifier::Notifier;
+use crate::sys::thread::spawn_without_signals;
+
+/// The name the thread has in `ps -L` and in panics.
+const NAME: &str = "ringwatch";
+
+/// What a stream wants of its driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// io_uring with these features, or epoll.
+    pub(crate) uring: Option<Features>,
+    pub(crate) window: Duration,
+}
+
+/// A handle on a reader thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Driver(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    wanted: Wanted,
+    /// A child process has the parent's memory and not its threads.
+    process: u32,
+    notifier: Arc<Notifier>,
+    mailbox: Mutex<Mailbox>,
+}
+
+#[derive(Debug, Default)]
+struct Mailbox {
+    commands: Vec<Command>,
+    /// What is read; kept here so that a panic of the thread finds it.
+    attached: Vec<(SourceId, Arc<Feed>)>,
+    /// The thread has failed. Nothing is read any more, and commands are carried out by who gives them.
+    failed: bool,
+}
+
+#[derive(Debug)]
+enum Command {
+    Attach(Source, SyncSender<io::Result<()>>),
+    Detach(Arc<Feed>),
+    GiveUp,
+    #[cfg(test)]
+    Panic,
+}
+
+/// The drivers of this process, each with the number of its streams.
+static DRIVERS: Mutex<Vec<(Driver, usize)>> = Mutex::new(Vec::new());
+
+fn drivers() -> MutexGuard<'static, Vec<(Driver, usize)>> {
+    DRIVERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Driver {
+    /// A driver for one more stream; each call is answered by one `detach`, or by `give_up`.
+    pub(crate) fn join(wanted: Wanted) -> io::Result<Self> {
+        let process = std::process::id();
+        let mut drivers = drivers();
+        let fits = |driver: &Self| driver.0.wanted == wanted && driver.0.process == process;
+        if let Some((driver, streams)) = drivers.iter_mut().find(|(driver, _)| fits(driver)) {
+            *streams += 1;
+            return Ok(driver.clone());
+        }
+        let driver = Self(Arc::new(Shared {
+            wanted,
+            process,
+            notifier: Arc::new(Notifier::new()?),
+            mailbox: Mutex::default(),
+        }));
+        let (ready, started) = sync_channel(1);
+        let body = driver.clone();
+        spawn_without_signals(NAME, move || body.run(&ready))?;
+        started
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the reader thread panicked")))?;
+        drivers.push((driver.clone(), 1));
+        Ok(driver)
+    }
+
+    /// Has a source read from now on.
+    pub(crate) fn attach(&self, source: Source) -> io::Result<()> {
+        let (done, attached) = sync_channel(1);
+        self.tell(Command::Attach(source, done));
+        attached
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the reader thread has failed")))
+    }
+
+    /// Has a feed's source no longer read, and the feed told when that is so. Does not wait for it.
+    pub(crate) fn detach(&self, feed: Arc<Feed>) {
+        self.tell(Command::Detach(feed));
+    }
+
+    /// The stream that joined was not made.
+    pub(crate) fn give_up(&self) {
+        self.tell(Command::GiveUp);
+    }
+
+    #[cfg(test)]
+    fn panic(&self) {
+        self.tell(Command::Panic);
+    }
+
+    fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
+        self.0.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, command: Command) {
+        let mut mailbox = self.mailbox();
+        if mailbox.failed {
+            drop(mailbox);
+            if let Command::Detach(feed) = command {
+                feed.queue.left();
+            }
+            return;
+        }
+        mailbox.commands.push(command);
+        drop(mailbox);
+        self.0.notifier.signal();
+    }
+
+    /// One stream less. Answers whether it was the last; then the driver can't be joined any more.
+    fn one_less(&self) -> bool {
+        let mut drivers = drivers();
+        let Some(place) = drivers.iter().position(|(driver, _)| Arc::ptr_eq(&driver.0, &self.0)) else {
+            return true;
+        };
+        drivers[place].1 -= 1;
+        let last = drivers[place].1 == 0;
+        if last {
+            drivers.swap_remove(place);
+        }
+        last
+    }
+
+    fn run(&self, ready: &SyncSender<io::Result<()>>) {
+        let drive = || {
+            let notifier = Arc::clone(&self.0.notifier);
+            let mut engine = match Engine::new(self.0.wanted.uring, 64, notifier) {
+                Ok(engine) => engine,
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    return Ok(());
+                }
+            };
+            let _ = ready.send(Ok(()));
+            self.drive(&mut engine)
+        };
+        let ended = panic::catch_unwind(AssertUnwindSafe(drive));
+        let error = match ended {
+            Ok(Ok(())) => return,
+            Ok(Err(cause)) => Error::os(ErrorKind::ReaderFailed, "wait for events", &cause),
+            Err(panic) => {
+                let message = panic.downcast_ref::<&str>().copied();
+                let message = message.or(panic.downcast_ref::<String>().map(String::as_str));
+                let cause = format!("the reader thread panicked: {}", message.unwrap_or("?"));
+                Error::text(ErrorKind::ReaderFailed, "wait for events", cause)
+            }
+        };
+        self.fail(&error);
+    }
+
+    /// Reads until the last stream is gone.
+    fn drive(&self, engine: &mut Engine) -> io::Result<()> {
+        loop {
+            let commands = std::mem::take(&mut self.mailbox().commands);
+            let mut ended = false;
+            for command in commands {
+                match command {
+                    Command::Attach(source, done) => {
+                        let feed = Arc::clone(&source.feed);
+                        let attached = engine.attach(source);
+                        let attached = attached.map(|id| self.mailbox().attached.push((id, feed)));
+                        let _ = done.send(attached);
+                    }
+                    Command::Detach(feed) => {
+                        self.let_go(engine, &feed);
+                        ended = self.one_less();
+                    }
+                    Command::GiveUp => ended = self.one_less(),
+                    #[cfg(test)]
+                    Command::Panic => panic!("asked to"),
+                }
+            }
+            if ended {
+                return Ok(());
+            }
+            engine.turn(Wait::forever(self.0.wanted.window))?;
+        }
+    }
+
+    fn let_go(&self, engine: &mut Engine, feed: &Arc<Feed>) {
+        let mut mailbox = self.mailbox();
+        let place = mailbox.attached.iter().position(|(_, other)| Arc::ptr_eq(other, feed));
+        let found = place.map(|place| mailbox.attached.swap_remove(place));
+        drop(mailbox);
+        if let Some((id, _)) = found {
+            engine.detach(id);
+        }
+        feed.queue.left();
+    }
+
+    /// Tells every stream why there will be no more.
+    fn fail(&self, error: &Error) {
+        drivers().retain(|(driver, _)| !Arc::ptr_eq(&driver.0, &self.0));
+        let mut mailbox = self.mailbox();
+        mailbox.failed = true;
+        let attached = std::mem::take(&mut mailbox.attached);
+        let commands = std::mem::take(&mut mailbox.commands);
+        drop(mailbox);
+        for (_, feed) in attached {
+            feed.queue.fail(error.clone());
+        }
+        for command in commands {
+            // An `Attach` is answered by dropping the sender.
+            if let Command::Detach(feed) = command {
+                feed.queue.left();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{Half, Taken};
+    use crate::sys::inotify::InotifyFd;
+    use crate::sys::pool::Pool;
+
+    #[test]
+    fn a_panic_of_the_thread_reaches_the_consumer_as_an_error() {
+        let wanted = Wanted {
+            uring: None,
+            window: Duration::from_nanos(1),
+        };
+        let driver = Driver::join(wanted).unwrap();
+        let feed = Feed::new(Pool::new(2, 4096).unwrap());
+        feed.queue.enter("test", Half::Stream(driver.clone())).unwrap();
+        let source = Source {
+            fd: Arc::new(InotifyFd::new().unwrap()),
+            feed: Arc::clone(&feed),
+        };
+        driver.attach(source).unwrap();
+        driver.panic();
+        match feed.queue.wait(None) {
+            Taken::Failed(error) => {
+                assert_eq!(error.kind(), ErrorKind::ReaderFailed);
+                assert!(error.to_string().contains("panicked: asked to"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+        // The place is free again, and a new driver takes the next stream.
+        feed.queue.leave(&feed);
+        let next = Driver::join(wanted).unwrap();
+        assert!(!Arc::ptr_eq(&driver.0, &next.0));
+        feed.queue.enter("test", Half::Stream(next)).unwrap();
+        feed.queue.leave(&feed);
+    }
+}

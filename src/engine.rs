@@ -1,0 +1,139 @@
+//! What reads the descriptors: one of two backends, behind one contract.
+//!
+//! An engine serves any number of sources. Each source is an inotify descriptor and the feed its events go to.
+//!
+//! - `attach` takes a source in; from the next turn on it is read.
+//! - `turn` waits until something was read, a signal came through the notifier, or the time is over. All that can be
+//!   read is read, in order, into buffers of each source's own pool, and pushed to its feed. With a window, a turn that
+//!   follows a busy one waits at least until the window has passed since that one, so that more comes at once.
+//! - If a pool is empty, its source is left unread until a buffer comes back, which signals the notifier. The kernel's
+//!   queue holds the events meanwhile, and says so when it overflows. Nothing is dropped here.
+//! - If a source can't be read any more, its feed is failed with the reason, and the others go on.
+//! - `detach` stops reading a source. When it returns, the kernel writes to none of its buffers, and what had been read
+//!   is in its feed.
+//!
+//! An engine made on one thread may be used and dropped on another, if it is asked `usable_here` first: a ring serves only
+//! the thread that made it, so there it must be dropped and made again.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::backend::Features;
+use crate::queue::Feed;
+use crate::sys::epoll::Epoll;
+use crate::sys::inotify::InotifyFd;
+use crate::sys::notifier::Notifier;
+use crate::sys::uring::Uring;
+
+/// A descriptor to read, and where its events go.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) fd: Arc<InotifyFd>,
+    pub(crate) feed: Arc<Feed>,
+}
+
+/// How long a turn may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wait {
+    /// The most it waits; none waits for ever, zero not at all.
+    pub(crate) timeout: Option<Duration>,
+    /// The least time between the ends of two busy turns. Ignored if the timeout is zero.
+    pub(crate) window: Duration,
+}
+
+impl Wait {
+    pub(crate) const NOT: Self = Self {
+        timeout: Some(Duration::ZERO),
+        window: Duration::ZERO,
+    };
+
+    pub(crate) fn forever(window: Duration) -> Self {
+        Self { timeout: None, window }
+    }
+
+    pub(crate) fn is_not(&self) -> bool {
+        self.timeout == Some(Duration::ZERO)
+    }
+}
+
+/// Names a source of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SourceId(pub(crate) u16);
+
+#[derive(Debug)]
+pub(crate) enum Engine {
+    Uring(Box<Uring>),
+    Epoll(Epoll),
+}
+
+impl Engine {
+    /// An engine for this thread: io_uring with these features, or epoll. `sources` is how many are expected.
+    pub(crate) fn new(uring: Option<Features>, sources: usize, notifier: Arc<Notifier>) -> io::Result<Self> {
+        match uring {
+            Some(features) => Uring::new(features, sources, notifier).map(|uring| Self::Uring(Box::new(uring))),
+            None => Epoll::new(notifier).map(Self::Epoll),
+        }
+    }
+
+    pub(crate) fn attach(&mut self, source: Source) -> io::Result<SourceId> {
+        match self {
+            Self::Uring(uring) => uring.attach(source),
+            Self::Epoll(epoll) => epoll.attach(source),
+        }
+    }
+
+    pub(crate) fn detach(&mut self, id: SourceId) {
+        match self {
+            Self::Uring(uring) => uring.detach(id),
+            Self::Epoll(epoll) => epoll.detach(id),
+        }
+    }
+
+    pub(crate) fn turn(&mut self, wait: Wait) -> io::Result<()> {
+        match self {
+            Self::Uring(uring) => uring.turn(wait),
+            Self::Epoll(epoll) => epoll.turn(wait),
+        }
+    }
+
+    pub(crate) fn usable_here(&self) -> bool {
+        match self {
+            Self::Uring(uring) => uring.usable_here(),
+            Self::Epoll(_) => true,
+        }
+    }
+}
+
+/// Keeps the window where the kernel does not: sleeps before a turn until the window of the busy turn before is over.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    last_busy: Option<Instant>,
+}
+
+impl Pace {
+    /// Sleeps what is left of the window. Answers what is left of the timeout, or none if a signal came.
+    pub(crate) fn hold(&mut self, wait: Wait, notifier: &Notifier) -> Option<Option<Duration>> {
+        let Some(last_busy) = self.last_busy.take() else {
+            return Some(wait.timeout);
+        };
+        if wait.window.is_zero() || wait.is_not() {
+            return Some(wait.timeout);
+        }
+        let before = Instant::now();
+        let left = wait.window.saturating_sub(before - last_busy);
+        let left = wait.timeout.map_or(left, |timeout| left.min(timeout));
+        if !left.is_zero() && notifier.sleep(left) {
+            // The window is not over: whoever looks next must still keep it.
+            self.last_busy = Some(last_busy);
+            return None;
+        }
+        let slept = before.elapsed();
+        Some(wait.timeout.map(|timeout| timeout.saturating_sub(slept)))
+    }
+
+    /// A turn brought events.
+    pub(crate) fn busy(&mut self) {
+        self.last_busy = Some(Instant::now());
+    }
+}

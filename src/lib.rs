@@ -1,0 +1,47 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![deny(unsafe_code)]
+#![deny(missing_docs, missing_debug_implementations)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("ringwatch watches files through inotify, which only Linux has");
+
+mod backend;
+mod barrier;
+mod batch;
+mod builder;
+mod core;
+mod decode;
+mod driver;
+mod engine;
+mod error;
+mod event;
+mod inotify;
+mod limits;
+mod mask;
+mod queue;
+mod reader;
+#[cfg(feature = "tokio")]
+mod reader_stream;
+mod stats;
+mod stream;
+mod sys;
+mod table;
+mod watch;
+
+pub use crate::backend::{Backend, BackendKind, BackendReport, Features};
+pub use crate::barrier::Barrier;
+pub use crate::batch::{EventBatch, Iter};
+pub use crate::builder::Builder;
+pub use crate::error::{Error, ErrorKind, Result};
+pub use crate::event::{Event, OwnedEvent};
+pub use crate::inotify::Inotify;
+pub use crate::limits::Limits;
+pub use crate::mask::Mask;
+pub use crate::reader::Reader;
+#[cfg(feature = "tokio")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
+pub use crate::reader_stream::ReaderStream;
+pub use crate::stats::Stats;
+pub use crate::stream::{EventStream, Events};
+pub use crate::watch::Watch;

@@ -1,0 +1,350 @@
+//! The bounded queue of filled buffers between whoever reads and whoever consumes.
+//!
+//! An engine pushes, the one reading half takes. What was read and not taken stays here, so the next reading half
+//! delivers it. It is bounded by the pool: every entry owns a buffer.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+use crate::driver::Driver;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::notifier::Notifier;
+use crate::sys::pool::{Buffer, Pool};
+
+/// The data half of an instance: its memory, its queue, its counters. Engines know no more of an instance than this.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) queue: Queue,
+    pub(crate) counters: Counters,
+}
+
+/// What [`Stats`](crate::Stats) counts. Relaxed: each is a sum and orders nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) events: AtomicU64,
+    pub(crate) batches: AtomicU64,
+    pub(crate) reads: AtomicU64,
+    pub(crate) wakeups: AtomicU64,
+    pub(crate) overflows: AtomicU64,
+}
+
+pub(crate) fn add(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Ordering::Relaxed);
+}
+
+impl Feed {
+    pub(crate) fn new(pool: Arc<Pool>) -> Arc<Self> {
+        Arc::new(Self {
+            queue: Queue::new(pool.buffers()),
+            counters: Counters::default(),
+            pool,
+        })
+    }
+
+    /// Takes in what one read brought. Answers the buffer, emptied, if its contents fitted behind what the consumer has
+    /// not taken yet; so a stalled consumer can use the whole budget, however little each read brings.
+    pub(crate) fn push(&self, buffer: Buffer) -> Option<Buffer> {
+        add(&self.counters.reads, 1);
+        self.queue.push(buffer)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    filled: VecDeque<Buffer>,
+    /// An error that belongs before the next buffer and does not end the reading.
+    interposed: Option<Error>,
+    /// Why reading ended, if not by `close`.
+    failure: Option<Error>,
+    closed: bool,
+    half: Half,
+    waker: Option<Waker>,
+    /// Threads that wait on `changed`.
+    parked: usize,
+}
+
+/// Who reads.
+#[derive(Debug)]
+pub(crate) enum Half {
+    Nobody,
+    Stream(Driver),
+    Reader(Arc<Notifier>),
+    /// A stream was dropped, and its driver has not let go of the descriptor yet.
+    Leaving,
+}
+
+/// What the consumer finds.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Buffer(Buffer),
+    /// An error in its place; more may follow.
+    Interposed(Error),
+    /// Reading ended by a failure.
+    Failed(Error),
+    /// Reading ended by `close`.
+    Closed,
+    /// Nothing yet.
+    Empty,
+}
+
+impl Queue {
+    fn new(capacity: usize) -> Self {
+        Self {
+            state: Mutex::new(State {
+                filled: VecDeque::with_capacity(capacity),
+                interposed: None,
+                failure: None,
+                closed: false,
+                half: Half::Nobody,
+                waker: None,
+                parked: 0,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, mut buffer: Buffer) -> Option<Buffer> {
+        let mut state = self.lock();
+        if let Some(last) = state.filled.back_mut()
+            && last.append(buffer.filled())
+        {
+            // Whoever is to take `last` was woken when it came.
+            drop(state);
+            buffer.clear();
+            return Some(buffer);
+        }
+        state.filled.push_back(buffer);
+        self.wake(state);
+        None
+    }
+
+    /// Wakes the consumer, whichever way it waits.
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        let waker = state.waker.take();
+        let parked = state.parked > 0;
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if parked {
+            self.changed.notify_all();
+        }
+    }
+
+    /// What comes next. With `waker`, it is woken once that is more than nothing.
+    pub(crate) fn take(&self, waker: Option<&Waker>) -> Taken {
+        let mut state = self.lock();
+        let taken = state.next();
+        if let (Taken::Empty, Some(waker)) = (&taken, waker) {
+            match &mut state.waker {
+                Some(known) => known.clone_from(waker),
+                none => *none = Some(waker.clone()),
+            }
+        }
+        taken
+    }
+
+    /// What comes next, waiting for it until `deadline`, or for ever.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Taken {
+        let mut state = self.lock();
+        loop {
+            let taken = state.next();
+            if !matches!(taken, Taken::Empty) {
+                return taken;
+            }
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Taken::Empty;
+            }
+            state = self.park(state, left);
+        }
+    }
+
+    fn park<'a>(&self, mut state: MutexGuard<'a, State>, left: Option<std::time::Duration>) -> MutexGuard<'a, State> {
+        state.parked += 1;
+        let mut state = match left {
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(left) => {
+                let waited = self.changed.wait_timeout(state, left);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        state.parked -= 1;
+        state
+    }
+
+    /// Puts an error before what comes next.
+    pub(crate) fn interpose(&self, error: Error) {
+        self.lock().interposed = Some(error);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        let state = self.lock();
+        state.filled.is_empty() && state.interposed.is_none() && state.failure.is_none()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Ends the reading with an error, behind everything that was read.
+    pub(crate) fn fail(&self, error: Error) {
+        let mut state = self.lock();
+        state.failure = Some(error);
+        self.wake(state);
+    }
+
+    /// Ends the reading for good: what was read is still delivered, then nothing.
+    pub(crate) fn close(self: &Queue, feed: &Arc<Feed>) {
+        let mut state = self.lock();
+        state.closed = true;
+        if let Half::Reader(notifier) = &state.half {
+            notifier.signal();
+        }
+        let driver = state.release_stream();
+        self.wake(state);
+        if let Some(driver) = driver {
+            driver.detach(Arc::clone(feed));
+        }
+    }
+
+    /// Takes the place of the one reading half.
+    pub(crate) fn enter(&self, operation: &'static str, half: Half) -> Result<()> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return Err(Error::closed(operation));
+            }
+            match state.half {
+                Half::Nobody => break,
+                Half::Leaving => state = self.park(state, None),
+                Half::Stream(_) | Half::Reader(_) => {
+                    let cause = "this instance is being read already";
+                    let remedy = "drop its stream or reader first, or make an instance of its own";
+                    return Err(Error::text(ErrorKind::AlreadyReading, operation, cause).mended_by(remedy));
+                }
+            }
+        }
+        state.failure = None;
+        state.half = half;
+        Ok(())
+    }
+
+    /// The consumer is gone. A stream's driver is told, and frees the place when it has let go.
+    pub(crate) fn leave(&self, feed: &Arc<Feed>) {
+        let mut state = self.lock();
+        state.waker = None;
+        if let Half::Reader(_) = &state.half {
+            state.half = Half::Nobody;
+        }
+        let driver = state.release_stream();
+        self.wake(state);
+        if let Some(driver) = driver {
+            driver.detach(Arc::clone(feed));
+        }
+    }
+
+    /// The place is free again: nobody reads the descriptor any more.
+    pub(crate) fn left(&self) {
+        let mut state = self.lock();
+        state.half = Half::Nobody;
+        self.wake(state);
+    }
+}
+
+impl State {
+    /// The driver of the stream that reads, to be told that it is over.
+    fn release_stream(&mut self) -> Option<Driver> {
+        let Half::Stream(driver) = &self.half else {
+            return None;
+        };
+        let driver = driver.clone();
+        self.half = Half::Leaving;
+        Some(driver)
+    }
+
+    fn next(&mut self) -> Taken {
+        if let Some(error) = self.interposed.take() {
+            return Taken::Interposed(error);
+        }
+        if let Some(buffer) = self.filled.pop_front() {
+            return Taken::Buffer(buffer);
+        }
+        if let Some(error) = self.failure.take() {
+            return Taken::Failed(error);
+        }
+        if self.closed {
+            return Taken::Closed;
+        }
+        Taken::Empty
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(buffers: usize) -> Arc<Feed> {
+        Feed::new(Pool::new(buffers, 512).unwrap())
+    }
+
+    fn push(feed: &Feed, byte: u8, length: usize) -> bool {
+        let Some(mut buffer) = feed.pool.take() else {
+            return false;
+        };
+        assert!(buffer.append(&vec![byte; length]));
+        drop(feed.push(buffer));
+        true
+    }
+
+    #[test]
+    fn a_stalled_consumer_uses_nearly_the_whole_budget_however_small_the_reads() {
+        let feed = feed(8);
+        let mut pushed = 0;
+        while push(&feed, pushed as u8, 32) {
+            pushed += 1;
+        }
+        // The read that finds no room behind the last batch starts a batch of its own in the last buffer.
+        assert_eq!(pushed, 7 * (512 / 32) + 1);
+        let mut seen = 0_usize;
+        while let Taken::Buffer(buffer) = feed.queue.take(None) {
+            for record in buffer.filled().chunks(32) {
+                assert_eq!(record, [seen as u8; 32]);
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, pushed);
+        assert_eq!(feed.pool.free(), 8);
+    }
+
+    #[test]
+    fn what_was_read_is_delivered_before_close_and_before_failure() {
+        let feed = feed(4);
+        push(&feed, 1, 400);
+        push(&feed, 2, 400);
+        feed.queue.fail(Error::text(ErrorKind::ReaderFailed, "read", "x"));
+        feed.queue.close(&feed);
+        let order: Vec<_> = std::iter::from_fn(|| match feed.queue.take(None) {
+            Taken::Closed => None,
+            Taken::Buffer(buffer) => Some(buffer.filled()[0]),
+            Taken::Failed(_) => Some(9),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+        assert_eq!(order, [1, 2, 9]);
+    }
+}

@@ -1,0 +1,292 @@
+//! The reading half that is driven in place, by whoever asks it.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::batch::EventBatch;
+use crate::core::{Core, Next};
+use crate::engine::{Engine, Source, Wait};
+use crate::error::{Error, ErrorKind, Result};
+use crate::queue::Half;
+use crate::sys::gate::Gate;
+use crate::sys::notifier::Notifier;
+
+const WAIT: &str = "wait for events";
+
+/// A ring serves one thread, so a reader that moves gets a new one. One that keeps moving is better off without.
+const MOST_MOVES: u32 = 4;
+
+/// The events of an instance, read in place by the thread that asks: no other thread, no second wake-up, the lowest
+/// latency.
+///
+/// It is `Send`: it may be handed to another thread at any time, also if the one it was used on has ended. Its io_uring is
+/// made again there, which costs some tens of microseconds; after the fourth move [`Backend::Auto`](crate::Backend::Auto)
+/// goes on with epoll, which does not care about threads.
+///
+/// It is an iterator of batches that waits for each and ends when the instance is [closed](crate::Inotify::close).
+///
+/// **Other event loops** wait on its descriptor ([`AsFd`]): it is readable when [`try_next`](Self::try_next) has
+/// something to do. Take until `try_next` answers `None`, then wait again. With a
+/// [batch window](crate::Builder::batch_window) a busy reader's descriptor becomes readable once a window.
+///
+/// What it has read and not delivered when it is dropped is the next reading half's.
+///
+/// ```
+/// use std::time::Duration;
+/// use ringwatch::{Inotify, Mask};
+///
+/// let inotify = Inotify::new()?;
+/// inotify.add_watch("/tmp", Mask::ALL)?;
+/// let mut reader = inotify.reader()?;
+/// match reader.wait_timeout(Duration::from_millis(10))? {
+///     Some(batch) => println!("{batch:?}"),
+///     None => println!("nothing happened"),
+/// }
+/// # Ok::<(), ringwatch::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Reader {
+    core: Arc<Core>,
+    source: Source,
+    /// Made at the first use, so that a reader can be made on one thread and used on another at no cost.
+    engine: Option<Engine>,
+    notifier: Arc<Notifier>,
+    gate: Gate,
+    moves: u32,
+    ended: bool,
+}
+
+impl Reader {
+    pub(crate) fn new(core: Arc<Core>) -> Result<Self> {
+        const OPERATION: &str = "open reader";
+        let source = core.source(OPERATION)?;
+        let failed = |cause| {
+            Error::os(ErrorKind::DescriptorLimit, OPERATION, &cause).mended_by("raise RLIMIT_NOFILE with ulimit -n")
+        };
+        let notifier = Arc::new(Notifier::new().map_err(failed)?);
+        let gate = Gate::new(&notifier).map_err(failed)?;
+        let half = Half::Reader(Arc::clone(&notifier));
+        core.feed.queue.enter(OPERATION, half)?;
+        Ok(Self {
+            core,
+            source,
+            engine: None,
+            notifier,
+            gate,
+            moves: 0,
+            ended: false,
+        })
+    }
+
+    /// The next batch, waiting for it. None once the instance is closed.
+    ///
+    /// Signals that are handled on this thread meanwhile do not end the wait.
+    pub fn wait(&mut self) -> Option<Result<EventBatch>> {
+        match self.wait_until(None) {
+            Ok(batch) => batch.map(Ok),
+            Err(error) if error.kind() == ErrorKind::Closed => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// The next batch, waiting for it for at most `timeout`. `Ok(None)` if there is none by then.
+    ///
+    /// # Errors
+    /// [`Closed`](ErrorKind::Closed) once the instance is closed and all that was read is delivered,
+    /// [`Malformed`](ErrorKind::Malformed), after which reading goes on, [`ReaderFailed`](ErrorKind::ReaderFailed), after
+    /// which it does not, and [`BackendUnavailable`](ErrorKind::BackendUnavailable).
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<EventBatch>> {
+        self.wait_until(Instant::now().checked_add(timeout))
+    }
+
+    fn wait_until(&mut self, deadline: Option<Instant>) -> Result<Option<EventBatch>> {
+        let mut last = false;
+        loop {
+            if let Some(batch) = self.take()? {
+                return Ok(Some(batch));
+            }
+            if last {
+                return Ok(None);
+            }
+            if self.settle()? {
+                continue;
+            }
+            let mut wait = Wait::forever(self.core.window);
+            if let Some(deadline) = deadline {
+                let left = deadline.saturating_duration_since(Instant::now());
+                last = left.is_zero();
+                wait.timeout = Some(left);
+            }
+            self.turn(wait)?;
+        }
+    }
+
+    /// The next batch if there is one now; it does not wait.
+    ///
+    /// # Errors
+    /// As [`wait_timeout`](Self::wait_timeout).
+    pub fn try_next(&mut self) -> Result<Option<EventBatch>> {
+        let shown = self.gate.shown().map_err(|cause| self.failed(&cause))?;
+        if shown {
+            self.notifier.clear();
+        }
+        let mut batch = self.take()?;
+        if batch.is_none() && !self.gate.is_shut() {
+            batch = self.ask()?;
+            let gated = if batch.is_none() && shown && self.is_starved() {
+                self.gate.starved(&self.source.fd)
+            } else {
+                self.gate.asked(&self.source.fd, batch.is_some(), self.core.window)
+            };
+            gated.map_err(|cause| self.failed(&cause))?;
+        }
+        if shown && !self.core.feed.queue.is_empty() {
+            // More is here already, which the kernel's descriptor does not show.
+            self.notifier.signal();
+        }
+        Ok(batch)
+    }
+
+    /// Asks the kernel, without waiting.
+    fn ask(&mut self) -> Result<Option<EventBatch>> {
+        // The ring can be behind the descriptor by a moment, and whoever waits for an edge would then wait too long. So
+        // nothing came only if nothing waits.
+        while self.kernel_has_events()? && !self.has_no_room() {
+            self.settle()?;
+            self.turn(Wait::NOT)?;
+            let batch = self.take()?;
+            if batch.is_some() {
+                return Ok(batch);
+            }
+        }
+        Ok(None)
+    }
+
+    fn kernel_has_events(&mut self) -> Result<bool> {
+        match self.source.fd.queued_bytes() {
+            Ok(bytes) => Ok(bytes > 0),
+            Err(cause) => Err(self.failed(&cause)),
+        }
+    }
+
+    /// Whether every buffer holds events.
+    fn has_no_room(&self) -> bool {
+        let pool = &self.core.feed.pool;
+        pool.used_bytes() == pool.bytes()
+    }
+
+    /// Whether every buffer holds events; if so, the notifier is signalled when one comes back.
+    fn is_starved(&self) -> bool {
+        self.has_no_room() && self.core.feed.pool.starve(&self.notifier)
+    }
+
+    /// The next batch of those that were read.
+    fn take(&mut self) -> Result<Option<EventBatch>> {
+        if self.ended {
+            return Err(Error::closed(WAIT));
+        }
+        match self.core.take(None) {
+            Next::Batch(batch) => Ok(Some(batch)),
+            Next::Empty => Ok(None),
+            Next::Interposed(error) => Err(error),
+            Next::Failed(error) => {
+                self.end();
+                Err(error)
+            }
+            Next::Closed => {
+                self.end();
+                Err(Error::closed(WAIT))
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.engine = None;
+    }
+
+    /// Sees to it that there is an engine, and that it serves this thread. Answers whether it had to be made, in which case
+    /// there may be news: what an engine on another thread had read.
+    fn settle(&mut self) -> Result<bool> {
+        match &self.engine {
+            Some(engine) if engine.usable_here() => return Ok(false),
+            Some(_) => {
+                self.engine = None;
+                self.moves += 1;
+            }
+            None => {}
+        }
+        if self.moves == MOST_MOVES {
+            let cause = format!("the reader moved between threads {MOST_MOVES} times");
+            let refusal = Error::text(ErrorKind::BackendUnavailable, "use io_uring", cause)
+                .mended_by("keep it on one thread, or use a stream");
+            self.core.fall_back(refusal);
+        }
+        let engine = self.core.with_backend(WAIT, |uring| {
+            let mut engine = Engine::new(uring, 1, Arc::clone(&self.notifier))?;
+            engine.attach(self.source.clone())?;
+            Ok(engine)
+        })?;
+        self.engine = Some(engine);
+        Ok(true)
+    }
+
+    fn turn(&mut self, wait: Wait) -> Result<()> {
+        let Some(engine) = &mut self.engine else {
+            return Ok(());
+        };
+        engine.turn(wait).map_err(|cause| self.failed(&cause))
+    }
+
+    fn failed(&mut self, cause: &std::io::Error) -> Error {
+        self.end();
+        Error::os(ErrorKind::ReaderFailed, WAIT, cause)
+    }
+}
+
+/// Waits for each batch. Ends when the instance is closed.
+impl Iterator for Reader {
+    type Item = Result<EventBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.wait()
+    }
+}
+
+impl std::iter::FusedIterator for Reader {}
+
+#[cfg(feature = "tokio")]
+impl Reader {
+    /// The reader as a stream of its thread, woken by tokio's own event loop. See [`ReaderStream`](crate::ReaderStream).
+    ///
+    /// # Errors
+    /// [`ReaderFailed`](ErrorKind::ReaderFailed) if the runtime does not take the descriptor.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, or in one without I/O enabled.
+    pub fn into_stream(self) -> Result<crate::ReaderStream> {
+        crate::ReaderStream::new(self)
+    }
+}
+
+/// Readable when [`try_next`](Reader::try_next) has something to do. For waiting on only.
+impl AsFd for Reader {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.gate.show(&self.source.fd, &self.notifier, self.core.window)
+    }
+}
+
+impl AsRawFd for Reader {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // First nobody reads any more, then the place is free.
+        self.engine = None;
+        self.core.feed.queue.leave(&self.core.feed);
+    }
+}

@@ -1,0 +1,188 @@
+//! The reading half that a thread of ours drives.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures_core::{FusedStream, Stream};
+
+use crate::batch::EventBatch;
+use crate::core::{Core, Next};
+use crate::driver::{Driver, Wanted};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::OwnedEvent;
+use crate::queue::Half;
+
+/// The events of an instance as an async stream of batches, for every executor.
+///
+/// A reader thread moves what the kernel has into the instance's buffers, so a consumer that stalls loses nothing while
+/// those last. It also serves threads without an executor: [`wait`](Self::wait), [`wait_timeout`](Self::wait_timeout),
+/// [`blocking`](Self::blocking).
+///
+/// **Cancel safety.** Dropping a `next().await` half-way loses nothing: a batch leaves the queue only when it is returned.
+/// Dropping the stream loses nothing either: what was read and not delivered is the next reading half's.
+///
+/// **Ends** with `None` when the instance is [closed](crate::Inotify::close), behind all that was already read, or after an
+/// error of kind [`ReaderFailed`](ErrorKind::ReaderFailed). An error of kind [`Malformed`](ErrorKind::Malformed) does not
+/// end it.
+///
+/// ```
+/// use futures_util::StreamExt;
+/// use ringwatch::{Inotify, Mask};
+///
+/// # futures_executor::block_on(async {
+/// let inotify = Inotify::new()?;
+/// let tmp = inotify.add_watch(std::env::temp_dir(), Mask::CREATE)?;
+/// let mut batches = inotify.stream()?;
+/// # let name = std::env::temp_dir().join(format!("ringwatch-stream-{}", std::process::id()));
+/// # std::fs::write(&name, "")?;
+/// # std::fs::remove_file(&name)?;
+/// while let Some(batch) = batches.next().await {
+///     for event in &batch? {
+///         if event.mask().contains(Mask::CREATE) && event.watch() == Some(&tmp) {
+///             println!("{:?} was made", event.path());
+///             inotify.close();
+///         }
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Debug)]
+#[must_use = "a stream that is dropped delivers nothing"]
+pub struct EventStream {
+    core: Arc<Core>,
+    ended: bool,
+}
+
+impl EventStream {
+    pub(crate) fn new(core: Arc<Core>) -> Result<Self> {
+        const OPERATION: &str = "open stream";
+        let source = core.source(OPERATION)?;
+        let driver = core.with_backend(OPERATION, |uring| {
+            Driver::join(Wanted {
+                uring,
+                window: core.window,
+            })
+        })?;
+        if let Err(error) = core.feed.queue.enter(OPERATION, Half::Stream(driver.clone())) {
+            driver.give_up();
+            return Err(error);
+        }
+        let stream = Self { core, ended: false };
+        match driver.attach(source) {
+            Ok(()) => Ok(stream),
+            Err(cause) => Err(Error::os(ErrorKind::ReaderFailed, OPERATION, &cause)),
+        }
+    }
+
+    /// The next batch, waiting for it on this thread. None once the stream has ended.
+    pub fn wait(&mut self) -> Option<Result<EventBatch>> {
+        if self.ended {
+            return None;
+        }
+        let next = self.core.wait(None);
+        self.deliver(next).unwrap_or(None)
+    }
+
+    /// The next batch, waiting for it on this thread for at most `timeout`. `Ok(None)` if there is none by then.
+    ///
+    /// # Errors
+    /// [`Closed`](ErrorKind::Closed) once the stream has ended, and as [`wait`](Self::wait).
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<EventBatch>> {
+        if self.ended {
+            return Err(Error::closed("wait for events"));
+        }
+        let next = self.core.wait(Instant::now().checked_add(timeout));
+        match self.deliver(next) {
+            Some(Some(batch)) => batch.map(Some),
+            Some(None) => Err(Error::closed("wait for events")),
+            None => Ok(None),
+        }
+    }
+
+    /// The batches as a blocking iterator, which ends with the stream.
+    pub fn blocking(&mut self) -> impl Iterator<Item = Result<EventBatch>> {
+        std::iter::from_fn(|| self.wait())
+    }
+
+    /// The events one by one, each with its own copy of its name: for those who do not want batches.
+    pub fn events(self) -> Events {
+        Events {
+            stream: self,
+            batch: Vec::new().into_iter(),
+        }
+    }
+
+    /// None if there is nothing yet; `Some(None)` at the end.
+    fn deliver(&mut self, next: Next) -> Option<Option<Result<EventBatch>>> {
+        Some(match next {
+            Next::Batch(batch) => Some(Ok(batch)),
+            Next::Interposed(error) => Some(Err(error)),
+            Next::Failed(error) => {
+                self.ended = true;
+                Some(Err(error))
+            }
+            Next::Closed => {
+                self.ended = true;
+                None
+            }
+            Next::Empty => return None,
+        })
+    }
+}
+
+impl Stream for EventStream {
+    type Item = Result<EventBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let next = self.core.take(Some(cx.waker()));
+        self.deliver(next).map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl FusedStream for EventStream {
+    fn is_terminated(&self) -> bool {
+        self.ended
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        self.core.feed.queue.leave(&self.core.feed);
+    }
+}
+
+/// The events of an [`EventStream`], one by one. Made by [`EventStream::events`].
+///
+/// Cancel safe as the stream is; but dropping it loses the rest of the batch it was in.
+#[derive(Debug)]
+#[must_use = "a stream that is dropped delivers nothing"]
+pub struct Events {
+    stream: EventStream,
+    batch: std::vec::IntoIter<OwnedEvent>,
+}
+
+impl Stream for Events {
+    type Item = Result<OwnedEvent>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(event) = self.batch.next() {
+                return Poll::Ready(Some(Ok(event)));
+            }
+            match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
+                Some(Ok(batch)) => {
+                    let events: Vec<_> = batch.iter().map(|event| event.to_owned()).collect();
+                    self.batch = events.into_iter();
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The epoll backend: the same contract with `epoll_wait` and `read`, where io_uring can't be had.
+
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::checked;
+use super::inotify::LARGEST_RECORD;
+use super::notifier::Notifier;
+use super::pool::Buffer;
+use crate::engine::{Pace, Source, SourceId, Wait};
+use crate::error::{Error, ErrorKind};
+use crate::queue::add;
+
+/// Buffers one source may fill in one turn before the others have theirs.
+const READS_A_TURN: usize = 16;
+
+/// What the notifier is registered as; sources are registered by their index.
+const NOTIFIER: u64 = u64::MAX;
+
+pub(crate) struct Epoll {
+    poll: EpollFd,
+    notifier: Arc<Notifier>,
+    lanes: Vec<Option<Lane>>,
+    pace: Pace,
+}
+
+struct Lane {
+    source: Source,
+    /// The buffer for the next read.
+    spare: Option<Buffer>,
+    /// Whether the pool was empty, so that readiness is not asked for.
+    starved: bool,
+}
+
+impl Epoll {
+    pub(crate) fn new(notifier: Arc<Notifier>) -> io::Result<Self> {
+        let poll = EpollFd::new()?;
+        poll.add(notifier.as_fd(), NOTIFIER, true)?;
+        Ok(Self {
+            poll,
+            notifier,
+            lanes: Vec::new(),
+            pace: Pace::default(),
+        })
+    }
+
+    pub(crate) fn attach(&mut self, source: Source) -> io::Result<SourceId> {
+        let index = match self.lanes.iter().position(Option::is_none) {
+            Some(index) => index,
+            None => {
+                self.lanes.push(None);
+                self.lanes.len() - 1
+            }
+        };
+        let id = u16::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::ENOSPC))?;
+        self.poll.add(source.fd.as_fd(), u64::from(id), true)?;
+        self.lanes[index] = Some(Lane {
+            source,
+            spare: None,
+            starved: false,
+        });
+        Ok(SourceId(id))
+    }
+
+    pub(crate) fn detach(&mut self, SourceId(id): SourceId) {
+        if let Some(lane) = self.lanes[id as usize].take() {
+            // It fails only if the lane was removed before, when it failed.
+            let _ = self.poll.remove(lane.source.fd.as_fd());
+        }
+    }
+
+    pub(crate) fn turn(&mut self, wait: Wait) -> io::Result<()> {
+        let timeout = match self.pace.hold(wait, &self.notifier) {
+            Some(timeout) => timeout,
+            None => Some(Duration::ZERO),
+        };
+        let mut ready = [MaybeUninit::uninit(); 64];
+        let mut events = false;
+        for token in self.poll.wait(&mut ready, timeout)? {
+            if token == NOTIFIER {
+                self.notifier.clear();
+                self.revive();
+            } else {
+                events |= self.read(token as usize);
+            }
+        }
+        if events {
+            self.pace.busy();
+        }
+        Ok(())
+    }
+
+    /// Asks again for the readiness of the lanes that ran out of buffers.
+    fn revive(&mut self) {
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let Some(lane) = lane else { continue };
+            if lane.starved {
+                lane.starved = false;
+                if let Err(error) = self.poll.set(lane.source.fd.as_fd(), index as u64, true) {
+                    lane.fail(&self.poll, &error);
+                }
+            }
+        }
+    }
+
+    /// Reads a lane until it is empty, its pool is, or it had its share. Answers whether there was anything.
+    fn read(&mut self, index: usize) -> bool {
+        let Some(lane) = &mut self.lanes[index] else {
+            return false;
+        };
+        let mut events = false;
+        for _ in 0..READS_A_TURN {
+            let pool = &lane.source.feed.pool;
+            let Some(mut buffer) = lane.spare.take().or_else(|| pool.take_or_starve(&self.notifier)) else {
+                lane.starved = true;
+                let fd = lane.source.fd.as_fd();
+                if let Err(error) = self.poll.set(fd, index as u64, false) {
+                    lane.fail(&self.poll, &error);
+                }
+                break;
+            };
+            let length = match lane.source.fd.read(buffer.spare()) {
+                Ok(Some(length)) if length > 0 && buffer.advance(length) => length,
+                Ok(_) => {
+                    lane.spare = Some(buffer);
+                    break;
+                }
+                Err(error) => {
+                    lane.fail(&self.poll, &error);
+                    break;
+                }
+            };
+            if !events {
+                add(&lane.source.feed.counters.wakeups, 1);
+                events = true;
+            }
+            let more = pool.buffer_size() - length < LARGEST_RECORD;
+            lane.spare = lane.source.feed.push(buffer);
+            // A read that left room for any record has emptied the queue.
+            if !more {
+                break;
+            }
+        }
+        events
+    }
+}
+
+impl Lane {
+    fn fail(&mut self, poll: &EpollFd, cause: &io::Error) {
+        // It fails only if it is not registered, which is what is wanted.
+        let _ = poll.remove(self.source.fd.as_fd());
+        let error = Error::os(ErrorKind::ReaderFailed, "read events through epoll", cause);
+        self.source.feed.queue.fail(error);
+    }
+}
+
+impl fmt::Debug for Epoll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Epoll")
+            .field("sources", &self.lanes.iter().flatten().count())
+            .finish_non_exhaustive()
+    }
+}
+
+/// An epoll descriptor; readiness is level-triggered and for reading only.
+#[derive(Debug)]
+pub(super) struct EpollFd(OwnedFd);
+
+impl EpollFd {
+    pub(super) fn new() -> io::Result<Self> {
+        // SAFETY: no pointers are passed.
+        let fd = checked(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: the call above made this descriptor, and nobody else has it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Registers `fd`; its readiness is reported as `token`, or not at all until `set`.
+    pub(super) fn add(&self, fd: BorrowedFd<'_>, token: u64, ready: bool) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, token, ready)
+    }
+
+    pub(super) fn set(&self, fd: BorrowedFd<'_>, token: u64, ready: bool) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, token, ready)
+    }
+
+    pub(super) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, false)
+    }
+
+    fn control(&self, operation: libc::c_int, fd: BorrowedFd<'_>, token: u64, ready: bool) -> io::Result<()> {
+        let mut event = libc::epoll_event {
+            events: if ready { libc::EPOLLIN as u32 } else { 0 },
+            u64: token,
+        };
+        let (epoll, fd) = (self.0.as_raw_fd(), fd.as_raw_fd());
+        // SAFETY: `event` lives through the call; the kernel only reads it.
+        checked(unsafe { libc::epoll_ctl(epoll, operation, fd, &raw mut event) }).map(drop)
+    }
+
+    /// The tokens of what is ready, after waiting for it for `timeout` (in milliseconds, rounded up), or for ever. None
+    /// if a signal was handled.
+    fn wait<'a>(
+        &self,
+        ready: &'a mut [MaybeUninit<libc::epoll_event>],
+        timeout: Option<Duration>,
+    ) -> io::Result<impl Iterator<Item = u64> + use<'a>> {
+        let milliseconds = timeout.map_or(-1, |timeout| {
+            timeout
+                .as_nanos()
+                .div_ceil(1_000_000)
+                .try_into()
+                .unwrap_or(libc::c_int::MAX)
+        });
+        let most = ready.len().try_into().unwrap_or(libc::c_int::MAX);
+        let events = ready.as_mut_ptr().cast();
+        // SAFETY: the kernel writes at most `most` events to `ready`, which has room for them.
+        let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events, most, milliseconds) };
+        let count = match checked(count) {
+            Ok(count) => count as usize,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(ready[..count].iter().map(|event| {
+            // SAFETY: the kernel wrote the first `count` events.
+            unsafe { event.assume_init() }.u64
+        }))
+    }
+}
+
+impl AsFd for EpollFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

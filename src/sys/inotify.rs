@@ -1,0 +1,123 @@
+//! The inotify descriptor: made, watched with, read from, closed. It knows nothing of buffers, rings or tables.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::AtomicUsize;
+use std::thread;
+
+use super::{checked, checked_size};
+use crate::mask::Mask;
+
+/// The least room to offer a read: below a header and the longest name it fails with `EINVAL` (inotify(7)).
+pub(crate) const LARGEST_RECORD: usize = 16 + 255 + 1;
+
+/// Above this many watches, closing the descriptor is given to a thread of its own: the kernel tears the watches down
+/// inside `close`, at about a microsecond each.
+const CLOSE_ELSEWHERE: usize = 2_000;
+
+/// An inotify instance. Non-blocking, because io_uring waits by polling only then.
+#[derive(Debug)]
+pub(crate) struct InotifyFd {
+    fd: Option<OwnedFd>,
+    /// About how many watches there are; kept by the watch table, used when closing.
+    pub(crate) watches: AtomicUsize,
+}
+
+impl InotifyFd {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: no pointers are passed.
+        let fd = checked(unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) })?;
+        // SAFETY: the call above made this descriptor, and nobody else has it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self {
+            fd: Some(fd),
+            watches: AtomicUsize::new(0),
+        })
+    }
+
+    pub(crate) fn add_watch(&self, path: &CStr, mask: Mask) -> io::Result<i32> {
+        let fd = self.as_fd().as_raw_fd();
+        // SAFETY: `path` is NUL-terminated and lives through the call; the kernel only reads it.
+        checked(unsafe { libc::inotify_add_watch(fd, path.as_ptr(), mask.bits()) })
+    }
+
+    pub(crate) fn rm_watch(&self, wd: i32) -> io::Result<()> {
+        let fd = self.as_fd().as_raw_fd();
+        // SAFETY: no pointers are passed.
+        checked(unsafe { libc::inotify_rm_watch(fd, wd) }).map(drop)
+    }
+
+    /// Bytes of events that wait in the kernel's queue.
+    pub(crate) fn queued_bytes(&self) -> io::Result<usize> {
+        let mut bytes: libc::c_int = 0;
+        let fd = self.as_fd().as_raw_fd();
+        // SAFETY: FIONREAD writes one int to the address given, which is a local int.
+        checked(unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut bytes) })?;
+        Ok(usize::try_from(bytes).unwrap_or(0))
+    }
+
+    /// Reads whole records into `room`. `Ok(None)` if nothing waits.
+    pub(crate) fn read(&self, room: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            let fd = self.as_fd().as_raw_fd();
+            // SAFETY: `room` is writable for its length, and exclusively ours through the call.
+            let read = unsafe { libc::read(fd, room.as_mut_ptr().cast(), room.len()) };
+            match checked_size(read) {
+                Ok(length) => return Ok(Some(length)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl AsFd for InotifyFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_ref().expect("the descriptor is taken only by drop").as_fd()
+    }
+}
+
+impl Drop for InotifyFd {
+    fn drop(&mut self) {
+        let Some(fd) = self.fd.take() else { return };
+        if *self.watches.get_mut() < CLOSE_ELSEWHERE {
+            return;
+        }
+        let closer = thread::Builder::new().name("ringwatch-close".into());
+        // If no thread can be had, the closure is dropped here, and the descriptor with it.
+        let _ = closer.spawn(move || drop(fd));
+    }
+}
+
+/// An inode with no name and no events of its own: watching it and ending that watch queues one `IN_IGNORED`, a marker.
+#[derive(Debug)]
+pub(crate) struct MarkerInode {
+    path: CString,
+    _memory: OwnedFd,
+}
+
+impl MarkerInode {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: the name is a NUL-terminated literal.
+        let fd = checked(unsafe { libc::memfd_create(c"ringwatch".as_ptr(), libc::MFD_CLOEXEC) })?;
+        // SAFETY: the call above made this descriptor, and nobody else has it.
+        let memory = unsafe { OwnedFd::from_raw_fd(fd) };
+        let path = format!("/proc/self/fd/{fd}");
+        Ok(Self {
+            path: CString::new(path).expect("a number has no NUL"),
+            _memory: memory,
+        })
+    }
+
+    /// Starts a watch that will see nothing; its end is the marker.
+    pub(crate) fn watch(&self, inotify: &InotifyFd) -> io::Result<i32> {
+        inotify.add_watch(&self.path, Mask::MOVE_SELF)
+    }
+}
+
+/// Whether one more descriptor can be had: tells the two meanings of `EMFILE` apart.
+pub(crate) fn descriptor_available() -> bool {
+    super::notifier::Notifier::new().is_ok()
+}

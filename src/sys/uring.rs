@@ -1,0 +1,535 @@
+//! The io_uring backend: multishot reads into rings of provided buffers.
+//!
+//! The ring is made with `SINGLE_ISSUER | DEFER_TASKRUN`. Two things follow, and all else here rests on them:
+//!
+//! 1. The kernel reads the descriptors only inside `io_uring_enter`, and only this ring's own thread may call that. So
+//!    between two calls nothing is written to any buffer, and on another thread the ring can be let go of safely.
+//! 2. However many events arrive while nobody waits, they are read together at the next call.
+//!
+//! A buffer that is lent to the kernel stays in `Lane::held`, which is where the kernel's "buffer id" points. It leaves
+//! when a completion says it was filled, or when the read is known to have ended.
+
+use std::fmt;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use io_uring::types::Fd;
+use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
+
+use super::buffer_ring::BufferRing;
+use super::notifier::{Notifier, timespec};
+use super::pool::Buffer;
+use super::probe;
+use crate::backend::Features;
+use crate::engine::{Pace, Source, SourceId, Wait};
+use crate::error::{Error, ErrorKind};
+use crate::queue::add;
+
+/// Buffers a source lends to the kernel at a time. A full queue of 16,384 events fills twelve of 64 KiB; more would only
+/// spread the work over more cache.
+const LENT: u16 = 8;
+
+/// Completions a source can have outstanding: its buffers, the end of its read, the end of its cancellation.
+const COMPLETIONS_A_SOURCE: usize = LENT as usize + 2;
+
+/// What a completion is about: the upper half of its user data. The lower half is the lane.
+const READ: u64 = 0;
+const CANCEL: u64 = 1 << 32;
+const WAKE: u64 = 2 << 32;
+
+/// Ends of a read in a row that brought neither events nor a reason not to try again.
+const MOST_FRUITLESS: u32 = 64;
+
+/// How long teardown waits for the kernel's last word before it leaves the memory to the kernel for good.
+const LAST_WORD: Duration = Duration::from_secs(10);
+
+pub(crate) struct Uring {
+    ring: IoUring,
+    features: Features,
+    owner: ThreadId,
+    notifier: Arc<Notifier>,
+    /// Whether a poll of the notifier is in the ring.
+    listening: bool,
+    lanes: Vec<Option<Lane>>,
+    /// Lanes to supply with buffers or to arm before the next wait.
+    needy: Vec<u16>,
+    turn: u64,
+    pace: Pace,
+}
+
+/// One source, its provided-buffer ring, and the buffers lent to the kernel through it.
+struct Lane {
+    source: Source,
+    entries: BufferRing,
+    held: [Option<Buffer>; LENT as usize],
+    lent: u16,
+    /// Whether a read is with the kernel.
+    armed: bool,
+    /// Whether a cancellation is with the kernel.
+    cancelling: bool,
+    /// Whether the lane is in `needy`.
+    needy: bool,
+    /// Whether the feed was failed: it is not read again.
+    failed: bool,
+    fruitless: u32,
+    last_turn: u64,
+}
+
+/// What a look at the completions found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reaped {
+    Nothing,
+    Signal,
+    Events,
+}
+
+impl Uring {
+    pub(crate) fn new(features: Features, sources: usize, notifier: Arc<Notifier>) -> io::Result<Self> {
+        let completions = (sources * COMPLETIONS_A_SOURCE + 8).next_power_of_two();
+        let mut builder = IoUring::builder();
+        builder
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_clamp()
+            .setup_cqsize(completions.try_into().unwrap_or(u32::MAX));
+        let ring = probe::patiently(libc::ENOMEM, || builder.build(8))?;
+        let params = ring.params();
+        let mut found = Features::DEFER_TASKRUN | (features & Features::MULTISHOT);
+        found.set(Features::MIN_WAIT, params.is_feature_min_timeout());
+        found.set(Features::NO_IOWAIT, params.is_feature_no_iowait());
+        if !params.is_feature_ext_arg() || !params.is_feature_nodrop() {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        Ok(Self {
+            ring,
+            features: found,
+            owner: thread::current().id(),
+            notifier,
+            listening: false,
+            lanes: Vec::new(),
+            needy: Vec::new(),
+            turn: 0,
+            pace: Pace::default(),
+        })
+    }
+
+    /// What it uses of this kernel.
+    pub(crate) fn features(&self) -> Features {
+        self.features
+    }
+
+    /// Whether the kernel knows multishot reads. That they work is for a test to say.
+    pub(super) fn knows_multishot(&self) -> io::Result<bool> {
+        let mut probe = Probe::new();
+        self.ring.submitter().register_probe(&mut probe)?;
+        Ok(probe.is_supported(opcode::ReadMulti::CODE))
+    }
+
+    pub(crate) fn usable_here(&self) -> bool {
+        self.owner == thread::current().id()
+    }
+
+    pub(crate) fn attach(&mut self, source: Source) -> io::Result<SourceId> {
+        let index = match self.lanes.iter().position(Option::is_none) {
+            Some(index) => index,
+            None => {
+                self.lanes.push(None);
+                self.lanes.len() - 1
+            }
+        };
+        let id = u16::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::ENOSPC))?;
+        let entries = BufferRing::new(LENT)?;
+        let address = entries.address();
+        // SAFETY: the memory is page-aligned, holds `LENT` entries, and stays mapped until the lane is dropped, which is
+        // after `unregister_buf_ring` or after the ring was closed (the kernel pins the pages it still looks at, 5.19).
+        unsafe {
+            self.ring
+                .submitter()
+                .register_buf_ring_with_flags(address, LENT, id, 0)?
+        };
+        self.lanes[index] = Some(Lane {
+            source,
+            entries,
+            held: Default::default(),
+            lent: 0,
+            armed: false,
+            cancelling: false,
+            needy: false,
+            failed: false,
+            fruitless: 0,
+            last_turn: 0,
+        });
+        self.need(id);
+        Ok(SourceId(id))
+    }
+
+    fn need(&mut self, id: u16) {
+        if let Some(lane) = &mut self.lanes[id as usize]
+            && !mem::replace(&mut lane.needy, true)
+        {
+            self.needy.push(id);
+        }
+    }
+
+    pub(crate) fn turn(&mut self, wait: Wait) -> io::Result<()> {
+        debug_assert!(self.usable_here());
+        self.turn += 1;
+        // What an earlier call left in the ring needs no system call.
+        if self.reap() != Reaped::Nothing {
+            return Ok(());
+        }
+        let kernel_keeps_window = self.features.contains(Features::MIN_WAIT);
+        let mut wait = wait;
+        if !kernel_keeps_window {
+            match self.pace.hold(wait, &self.notifier) {
+                Some(left) => wait.timeout = left,
+                None => wait = Wait::NOT,
+            }
+            wait.window = Duration::ZERO;
+        }
+        self.prepare()?;
+        if !self.lanes.iter().flatten().any(|lane| lane.armed) {
+            wait.window = Duration::ZERO;
+        }
+        self.enter(wait)?;
+        if self.reap() == Reaped::Events && !kernel_keeps_window {
+            self.pace.busy();
+        }
+        Ok(())
+    }
+
+    /// Lends buffers, arms reads, listens to the notifier. What is put in the queue is submitted by the next `enter`.
+    fn prepare(&mut self) -> io::Result<()> {
+        if !self.listening {
+            let fd = Fd(self.notifier.as_fd().as_raw_fd());
+            let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true);
+            // SAFETY: it names no memory, and the descriptor is owned by `self.notifier`.
+            unsafe { submit(&mut self.ring, &poll.build().user_data(WAKE))? };
+            self.listening = true;
+        }
+        while let Some(id) = self.needy.pop() {
+            let Some(lane) = &mut self.lanes[id as usize] else {
+                continue;
+            };
+            lane.needy = false;
+            lane.supply(&self.notifier);
+            if lane.armed || lane.lent == 0 || lane.failed {
+                continue;
+            }
+            let read = lane.read(id, self.features.contains(Features::MULTISHOT));
+            // SAFETY: the buffers it writes are those lent through the lane's ring, which are held until it has ended.
+            unsafe { submit(&mut self.ring, &read)? };
+            lane.armed = true;
+        }
+        Ok(())
+    }
+
+    /// Submits, runs the kernel's deferred work, and waits.
+    fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        let mut flags = EnterFlags::GETEVENTS;
+        if self.features.contains(Features::NO_IOWAIT) {
+            flags |= EnterFlags::NO_IOWAIT;
+        }
+        let to_submit = self.ring.submission().len() as u32;
+        let submitter = self.ring.submitter();
+        let entered = if wait.is_not() {
+            // SAFETY: no argument is passed.
+            unsafe { submitter.enter::<()>(to_submit, 0, flags.bits(), None) }
+        } else {
+            let timeout = wait.timeout.unwrap_or(A_LONG_TIME).min(A_LONG_TIME);
+            let time = timespec(timeout);
+            let window = wait.window.min(timeout);
+            let argument = EnterArgument {
+                sigmask: 0,
+                sigmask_size: 0,
+                min_wait_microseconds: u32::try_from(window.as_micros()).unwrap_or(u32::MAX),
+                time: (&raw const time) as u64,
+            };
+            // With a window, ask for more than can come: then the kernel's timer decides, not the first event.
+            let enough = if argument.min_wait_microseconds == 0 {
+                1
+            } else {
+                u32::MAX
+            };
+            flags |= EnterFlags::EXT_ARG;
+            // SAFETY: `argument` is laid out as `struct io_uring_getevents_arg`, and it and `time` live through the call.
+            unsafe { submitter.enter(to_submit, enough, flags.bits(), Some(&argument)) }
+        };
+        match entered {
+            Ok(_) => Ok(()),
+            // Time is over; a signal was handled; completions must be taken first. The caller looks what there is.
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY) => Ok(()),
+                // The kernel was short of memory for a request. It will be offered again.
+                Some(libc::EAGAIN) => {
+                    thread::yield_now();
+                    Ok(())
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Takes every completion that the ring's memory holds. No system call but, after a signal, one to clear it.
+    fn reap(&mut self) -> Reaped {
+        let mut events = false;
+        let mut signalled = false;
+        for completion in self.ring.completion() {
+            let about = completion.user_data();
+            let id = about as u16;
+            match about & !0xffff_ffff {
+                WAKE => {
+                    self.listening &= cqueue::more(completion.flags());
+                    signalled = true;
+                }
+                CANCEL => {
+                    if let Some(lane) = &mut self.lanes[id as usize] {
+                        lane.cancelling = false;
+                    }
+                }
+                _ => {
+                    let Some(lane) = &mut self.lanes[id as usize] else {
+                        debug_assert!(false, "a completion for a lane that is gone");
+                        continue;
+                    };
+                    events |= lane.complete(&completion, self.turn);
+                    if !mem::replace(&mut lane.needy, true) {
+                        self.needy.push(id);
+                    }
+                }
+            }
+        }
+        if signalled {
+            self.notifier.clear();
+            // A buffer may have come back to any lane that ran out.
+            for index in 0..self.lanes.len() {
+                self.need(index as u16);
+            }
+        }
+        match (events, signalled) {
+            (true, _) => Reaped::Events,
+            (false, true) => Reaped::Signal,
+            (false, false) => Reaped::Nothing,
+        }
+    }
+
+    pub(crate) fn detach(&mut self, id: SourceId) {
+        debug_assert!(self.usable_here());
+        let SourceId(id) = id;
+        if !self.cancel(id) {
+            // The kernel never said that the read has ended. What it may write to is left to it.
+            mem::forget(self.lanes[id as usize].take());
+            return;
+        }
+        let unregistered = self.ring.submitter().unregister_buf_ring(id);
+        let lane = self.lanes[id as usize].take();
+        if unregistered.is_err() {
+            mem::forget(lane);
+        }
+    }
+
+    /// Ends the read of a lane; what it brought is in the feed. Answers whether the kernel confirmed it.
+    fn cancel(&mut self, id: u16) -> bool {
+        let Some(lane) = &mut self.lanes[id as usize] else {
+            return true;
+        };
+        // A lane that is not armed again is one whose feed takes no more.
+        lane.failed = true;
+        if lane.armed {
+            let cancel = opcode::AsyncCancel::new(READ | u64::from(id))
+                .build()
+                .user_data(CANCEL | u64::from(id));
+            // SAFETY: it names no memory.
+            if unsafe { submit(&mut self.ring, &cancel) }.is_err() {
+                return false;
+            }
+            lane.cancelling = true;
+        }
+        let patience = Wait {
+            timeout: Some(Duration::from_millis(100)),
+            window: Duration::ZERO,
+        };
+        let since = std::time::Instant::now();
+        loop {
+            self.reap();
+            match &self.lanes[id as usize] {
+                Some(lane) if lane.armed || lane.cancelling => {}
+                _ => return true,
+            }
+            if since.elapsed() > LAST_WORD || self.enter(patience).is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Lets go of a ring whose thread is another, or has ended. See the head of this file for why this is safe.
+    fn abandon(&mut self) {
+        self.reap();
+        for lane in self.lanes.iter_mut().flatten() {
+            // Closing the ring cancels its reads, but later, and on old kernels a read that was just due may run once
+            // more. With no buffer to select it ends with `ENOBUFS` before it takes an event from the queue.
+            lane.entries.withdraw(lane.lent);
+        }
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        if self.usable_here() {
+            for index in 0..self.lanes.len() {
+                self.detach(SourceId(index as u16));
+            }
+        } else {
+            self.abandon();
+        }
+        probe::ring_closed();
+    }
+}
+
+impl fmt::Debug for Uring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uring")
+            .field("features", &self.features)
+            .field("owner", &self.owner)
+            .field("sources", &self.lanes.iter().flatten().count())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Lane {
+    /// Lends buffers until the kernel has its share or the pool is empty.
+    fn supply(&mut self, notifier: &Arc<Notifier>) {
+        if self.failed {
+            return;
+        }
+        for slot in 0..LENT {
+            if self.held[usize::from(slot)].is_some() {
+                continue;
+            }
+            let pool = &self.source.feed.pool;
+            let buffer = match self.lent {
+                0 => pool.take_or_starve(notifier),
+                _ => pool.take(),
+            };
+            let Some(buffer) = buffer else { return };
+            self.lend(slot, buffer);
+        }
+    }
+
+    fn lend(&mut self, slot: u16, buffer: Buffer) {
+        let (address, size) = buffer.room();
+        self.entries.offer(address, size, slot);
+        self.held[usize::from(slot)] = Some(buffer);
+        self.lent += 1;
+    }
+
+    fn read(&self, id: u16, multishot: bool) -> squeue::Entry {
+        let fd = Fd(self.source.fd.as_fd().as_raw_fd());
+        // Offset -1: at the file's own position, as read(2). inotify has none.
+        let entry = if multishot {
+            opcode::ReadMulti::new(fd, 0, id).offset(u64::MAX).build()
+        } else {
+            let size = self.source.feed.pool.buffer_size() as u32;
+            opcode::Read::new(fd, std::ptr::null_mut(), size)
+                .offset(u64::MAX)
+                .buf_group(id)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        };
+        entry.user_data(READ | u64::from(id))
+    }
+
+    /// Takes one completion of the read. Answers whether it brought events.
+    fn complete(&mut self, completion: &cqueue::Entry, turn: u64) -> bool {
+        if !cqueue::more(completion.flags()) {
+            self.armed = false;
+        }
+        let filled = cqueue::buffer_select(completion.flags())
+            .map(|slot| (slot, self.held.get_mut(usize::from(slot)).and_then(Option::take)));
+        match (completion.result(), filled) {
+            (length, Some((slot, Some(mut buffer)))) if length > 0 => {
+                self.lent -= 1;
+                if !buffer.advance(length as usize) {
+                    self.fail(&io::Error::from_raw_os_error(libc::EOVERFLOW));
+                    return false;
+                }
+                self.fruitless = 0;
+                let counters = &self.source.feed.counters;
+                if mem::replace(&mut self.last_turn, turn) != turn {
+                    add(&counters.wakeups, 1);
+                }
+                if let Some(buffer) = self.source.feed.push(buffer) {
+                    self.lend(slot, buffer);
+                }
+                true
+            }
+            (length, None) if length > 0 => {
+                // Some buffer was filled, and the kernel did not say which: these events can't be found.
+                self.fail(&io::Error::from_raw_os_error(libc::EBADMSG));
+                false
+            }
+            (result, filled) => {
+                if let Some((slot, Some(buffer))) = filled {
+                    // The kernel took the buffer and brought nothing.
+                    self.lent -= 1;
+                    self.lend(slot, buffer);
+                }
+                self.ended_without_events(result);
+                false
+            }
+        }
+    }
+
+    fn ended_without_events(&mut self, result: i32) {
+        match -result {
+            // No buffer was left, which loses nothing: the lane is supplied and armed again.
+            libc::ENOBUFS => {}
+            // Ended by the kernel, or never begun. Tried again, but not for ever.
+            0 | libc::ECANCELED | libc::EAGAIN | libc::EINTR => {
+                self.fruitless += 1;
+                if self.fruitless > MOST_FRUITLESS {
+                    let code = if result == 0 { libc::EIO } else { -result };
+                    self.fail(&io::Error::from_raw_os_error(code));
+                }
+            }
+            code => self.fail(&io::Error::from_raw_os_error(code)),
+        }
+    }
+
+    fn fail(&mut self, cause: &io::Error) {
+        if !mem::replace(&mut self.failed, true) {
+            let error = Error::os(ErrorKind::ReaderFailed, "read events through io_uring", cause);
+            self.source.feed.queue.fail(error);
+        }
+    }
+}
+
+/// Puts a request into the ring, handing over those already there if it is full.
+///
+/// # Safety
+/// What the request names must stay valid until its last completion.
+unsafe fn submit(ring: &mut IoUring, request: &squeue::Entry) -> io::Result<()> {
+    loop {
+        // SAFETY: the caller promises it.
+        if unsafe { ring.submission().push(request) }.is_ok() {
+            return Ok(());
+        }
+        ring.submit()?;
+    }
+}
+
+/// The kernel takes a relative time; what is longer than this is as good as for ever.
+const A_LONG_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// `struct io_uring_getevents_arg`; the `io-uring` crate has no builder for the window in it (Linux 6.12).
+#[repr(C)]
+struct EnterArgument {
+    sigmask: u64,
+    sigmask_size: u32,
+    min_wait_microseconds: u32,
+    time: u64,
+}

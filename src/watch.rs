@@ -1,0 +1,148 @@
+//! What `add_watch` answers and every event holds.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::mask::Mask;
+
+/// A watched file or directory.
+///
+/// Cheap to clone; clones are the same watch. Equal and hashed by identity: the instance it belongs to and the watch
+/// descriptor, neither of which comes back while the process runs. Dropping it does not end the watch:
+/// [`Inotify::rm_watch`](crate::Inotify::rm_watch) does.
+///
+/// ```
+/// use ringwatch::{Inotify, Mask};
+///
+/// let inotify = Inotify::new()?;
+/// let watch = inotify.add_watch("/tmp", Mask::CREATE)?;
+/// // The same inode again: the same watch, with the mask of the newest call.
+/// let again = inotify.add_watch("/tmp/.", Mask::DELETE)?;
+/// assert_eq!(watch, again);
+/// assert_eq!(watch.mask(), Mask::DELETE);
+/// # Ok::<(), ringwatch::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Watch(Arc<Inner>);
+
+struct Inner {
+    instance: u64,
+    wd: i32,
+    ended: AtomicBool,
+    told: Mutex<Told>,
+}
+
+/// What the newest `add_watch` said.
+struct Told {
+    path: Arc<Path>,
+    mask: Mask,
+}
+
+impl Watch {
+    pub(crate) fn new(instance: u64, wd: i32, path: &Path, mask: Mask) -> Self {
+        Self(Arc::new(Inner {
+            instance,
+            wd,
+            ended: AtomicBool::new(false),
+            told: Mutex::new(Told {
+                path: path.into(),
+                mask: mask.difference(Mask::WATCH_FLAGS),
+            }),
+        }))
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The path it was added under by the newest call, or given by [`set_path`](Self::set_path).
+    ///
+    /// A watch follows its inode, not its name: after a rename of the object, or of a directory above it, this is the old
+    /// path until somebody sets it.
+    pub fn path(&self) -> Arc<Path> {
+        Arc::clone(&self.told().path)
+    }
+
+    /// Tells the watch where its object is now. Events look their path up when asked, so it holds for those already read.
+    pub fn set_path(&self, path: impl AsRef<Path>) {
+        self.told().path = path.as_ref().into();
+    }
+
+    /// What it asks for: the mask of the newest call, or with [`MASK_ADD`](Mask::MASK_ADD) of all calls together,
+    /// without the bits that only say how to watch.
+    pub fn mask(&self) -> Mask {
+        self.told().mask
+    }
+
+    /// Whether it has ended: its [`IGNORED`](Mask::IGNORED) has been delivered.
+    pub fn is_ended(&self) -> bool {
+        self.0.ended.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn end(&self) {
+        self.0.ended.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn instance(&self) -> u64 {
+        self.0.instance
+    }
+
+    pub(crate) fn wd(&self) -> i32 {
+        self.0.wd
+    }
+
+    /// The newest call was this one.
+    pub(crate) fn update(&self, path: &Path, mask: Mask) {
+        let mut told = self.told();
+        let kept = if mask.contains(Mask::MASK_ADD) {
+            told.mask
+        } else {
+            Mask::empty()
+        };
+        told.mask = kept | mask.difference(Mask::WATCH_FLAGS);
+        if *told.path != *path {
+            told.path = path.into();
+        }
+    }
+
+    /// Writes the path of the entry `name` in it, or its own.
+    pub(crate) fn write_path(&self, name: Option<&std::ffi::OsStr>, path: &mut PathBuf) {
+        let target = path.as_mut_os_string();
+        target.clear();
+        target.push(self.told().path.as_os_str());
+        if let Some(name) = name {
+            if !target.as_encoded_bytes().ends_with(b"/") {
+                target.push("/");
+            }
+            target.push(name);
+        }
+    }
+}
+
+impl PartialEq for Watch {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0.instance, self.0.wd) == (other.0.instance, other.0.wd)
+    }
+}
+
+impl Eq for Watch {}
+
+impl Hash for Watch {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.0.instance, self.0.wd).hash(state);
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told = self.told();
+        f.debug_struct("Watch")
+            .field("path", &told.path)
+            .field("mask", &told.mask)
+            .field("ended", &self.is_ended())
+            .finish_non_exhaustive()
+    }
+}
