@@ -249,12 +249,9 @@ impl Uring {
                 min_wait_microseconds: u32::try_from(window.as_micros()).unwrap_or(u32::MAX),
                 time: (&raw const time) as u64,
             };
-            // With a window, ask for more than can come: then the kernel's timer decides, not the first event.
-            let enough = if argument.min_wait_microseconds == 0 {
-                1
-            } else {
-                u32::MAX
-            };
+            // With a window, ask for more than can come: then the kernel's timer decides, not the first event. It takes
+            // this for a signed number, and for no more than the completion queue holds.
+            let enough = if argument.min_wait_microseconds == 0 { 1 } else { 1 << 16 };
             flags |= EnterFlags::EXT_ARG;
             // SAFETY: `argument` is laid out as `struct io_uring_getevents_arg`, and it and `time` live through the call.
             unsafe { submitter.enter(to_submit, enough, flags.bits(), Some(&argument)) }
