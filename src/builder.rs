@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::inotify::Inotify;
 use crate::limits;
 use crate::sys::inotify::{InotifyFd, LARGEST_RECORD, descriptor_available};
+use crate::sys::late;
 use crate::sys::pool::Pool;
 use crate::sys::probe;
 
@@ -106,7 +107,7 @@ impl Builder {
         let pool = Pool::new(self.buffers, self.buffer_size).map_err(|cause| {
             Error::os(ErrorKind::OutOfMemory, OPERATION, &cause).mended_by("ask for fewer or smaller buffers")
         })?;
-        let fd = probe::patiently(libc::EMFILE, InotifyFd::new).map_err(|cause| instance_error(OPERATION, &cause))?;
+        let fd = late::patiently(libc::EMFILE, InotifyFd::new).map_err(|cause| instance_error(OPERATION, &cause))?;
         let core = Core::new(fd, pool, self.backend, report, self.window);
         Ok(Inotify::from_core(core))
     }

@@ -97,6 +97,14 @@ impl Engine {
         }
     }
 
+    /// Somebody else took a signal of the notifier: what it may have been about is looked at in the next turn.
+    pub(crate) fn signalled(&mut self) {
+        match self {
+            Self::Uring(uring) => uring.signalled(),
+            Self::Epoll(epoll) => epoll.signalled(),
+        }
+    }
+
     pub(crate) fn usable_here(&self) -> bool {
         match self {
             Self::Uring(uring) => uring.usable_here(),

@@ -128,8 +128,11 @@ impl Reader {
     /// As [`wait_timeout`](Self::wait_timeout).
     pub fn try_next(&mut self) -> Result<Option<EventBatch>> {
         let shown = self.gate.shown().map_err(|cause| self.failed(&cause))?;
-        if shown {
-            self.notifier.clear();
+        if shown
+            && self.notifier.clear()
+            && let Some(engine) = &mut self.engine
+        {
+            engine.signalled();
         }
         let mut batch = self.take()?;
         if batch.is_none() && !self.gate.is_shut() {

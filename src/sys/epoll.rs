@@ -83,7 +83,7 @@ impl Epoll {
         for token in self.poll.wait(&mut ready, timeout)? {
             if token == NOTIFIER {
                 self.notifier.clear();
-                self.revive();
+                self.signalled();
             } else {
                 events |= self.read(token as usize);
             }
@@ -95,7 +95,7 @@ impl Epoll {
     }
 
     /// Asks again for the readiness of the lanes that ran out of buffers.
-    fn revive(&mut self) {
+    pub(crate) fn signalled(&mut self) {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             let Some(lane) = lane else { continue };
             if lane.starved {

@@ -88,33 +88,30 @@ impl Gate {
 
     /// The reader was just asked: with events it shuts for a window, with none it opens.
     pub(crate) fn asked(&mut self, fd: &InotifyFd, events: bool, window: Duration) -> io::Result<()> {
-        let Some(Ok(timer)) = self.shown.get() else {
-            return Ok(());
+        let state = match events && !window.is_zero() {
+            true => State::Window(Instant::now() + window),
+            false => State::Open,
         };
-        let until = match timer {
-            Some(timer) if events => {
-                set_timer(timer, window)?;
-                State::Window(Instant::now() + window)
-            }
-            Some(timer) if matches!(self.state, State::Window(_)) => {
-                set_timer(timer, Duration::ZERO)?;
-                State::Open
-            }
-            _ => State::Open,
-        };
-        self.enter(fd, until)
+        self.enter(fd, state, window)
     }
 
     /// There are events and no buffers: the descriptor stays quiet until the notifier is signalled.
     pub(crate) fn starved(&mut self, fd: &InotifyFd) -> io::Result<()> {
-        match self.shown.get() {
-            Some(Ok(_)) => self.enter(fd, State::Starved),
-            _ => Ok(()),
-        }
+        self.enter(fd, State::Starved, Duration::ZERO)
     }
 
-    fn enter(&mut self, fd: &InotifyFd, state: State) -> io::Result<()> {
+    fn enter(&mut self, fd: &InotifyFd, state: State, window: Duration) -> io::Result<()> {
+        let Some(Ok(timer)) = self.shown.get() else {
+            return Ok(());
+        };
         let before = std::mem::replace(&mut self.state, state);
+        let windows = [before, state].map(|state| matches!(state, State::Window(_)));
+        if let Some(timer) = timer
+            && windows.contains(&true)
+        {
+            // A timer that has run out stays readable until it is set again, or stopped.
+            set_timer(timer, if windows[1] { window } else { Duration::ZERO })?;
+        }
         if (before == State::Open) != (state == State::Open) {
             self.poll.set(fd.as_fd(), 2, state == State::Open)?;
         }

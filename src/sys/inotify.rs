@@ -4,23 +4,18 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::AtomicUsize;
-use std::thread;
 
-use super::{checked, checked_size};
+use super::{checked, checked_size, late};
 use crate::mask::Mask;
 
 /// The least room to offer a read: below a header and the longest name it fails with `EINVAL` (inotify(7)).
 pub(crate) const LARGEST_RECORD: usize = 16 + 255 + 1;
 
-/// Above this many watches, closing the descriptor is given to a thread of its own: the kernel tears the watches down
-/// inside `close`, at about a microsecond each.
-const CLOSE_ELSEWHERE: usize = 2_000;
-
 /// An inotify instance. Non-blocking, because io_uring waits by polling only then.
 #[derive(Debug)]
 pub(crate) struct InotifyFd {
     fd: Option<OwnedFd>,
-    /// About how many watches there are; kept by the watch table, used when closing.
+    /// How many watches there are; kept by the watch table, used when closing.
     pub(crate) watches: AtomicUsize,
 }
 
@@ -81,13 +76,11 @@ impl AsFd for InotifyFd {
 
 impl Drop for InotifyFd {
     fn drop(&mut self) {
-        let Some(fd) = self.fd.take() else { return };
-        if *self.watches.get_mut() < CLOSE_ELSEWHERE {
-            return;
+        // Closing waits for a grace period of the kernel, milliseconds, and tears down every watch at about a microsecond
+        // each: too long for an executor's thread, or for the one that reads for other streams.
+        if *self.watches.get_mut() > 0 {
+            late::drop_elsewhere(self.fd.take());
         }
-        let closer = thread::Builder::new().name("ringwatch-close".into());
-        // If no thread can be had, the closure is dropped here, and the descriptor with it.
-        let _ = closer.spawn(move || drop(fd));
     }
 }
 

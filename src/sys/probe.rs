@@ -1,11 +1,11 @@
 //! Finds out from the kernel whether io_uring can be had and which reads work: by doing them.
 
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::inotify::{InotifyFd, LARGEST_RECORD, MarkerInode};
+use super::late::patiently;
 use super::notifier::Notifier;
 use super::pool::Pool;
 use super::uring::Uring;
@@ -148,28 +148,4 @@ fn locked_memory() -> Option<u64> {
     // SAFETY: `limit` is writable and lives through the call.
     super::checked(unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) }).ok()?;
     Some(limit.rlim_cur)
-}
-
-/// When this process last closed a ring. The kernel gives back late what a ring held: locked memory, and the inotify
-/// instance if the ring was closed by another thread than its own.
-static RING_CLOSED: Mutex<Option<Instant>> = Mutex::new(None);
-
-pub(super) fn ring_closed() {
-    *RING_CLOSED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-}
-
-/// Calls `make`, and again for a while if it fails with `code` just after a ring was closed.
-pub(crate) fn patiently<T>(code: i32, make: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    const LATE: Duration = Duration::from_secs(1);
-    let since = Instant::now();
-    loop {
-        let made = make();
-        let lacking = matches!(&made, Err(error) if error.raw_os_error() == Some(code));
-        let closed = *RING_CLOSED.lock().unwrap_or_else(PoisonError::into_inner);
-        let recently = closed.is_some_and(|at| since.saturating_duration_since(at) < LATE);
-        if !lacking || !recently || since.elapsed() > LATE {
-            return made;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
 }

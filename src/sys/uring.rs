@@ -21,9 +21,9 @@ use io_uring::types::Fd;
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
 use super::buffer_ring::BufferRing;
+use super::late;
 use super::notifier::{Notifier, timespec};
 use super::pool::Buffer;
-use super::probe;
 use crate::backend::Features;
 use crate::engine::{Pace, Source, SourceId, Wait};
 use crate::error::{Error, ErrorKind};
@@ -96,7 +96,7 @@ impl Uring {
             .setup_defer_taskrun()
             .setup_clamp()
             .setup_cqsize(completions.try_into().unwrap_or(u32::MAX));
-        let ring = probe::patiently(libc::ENOMEM, || builder.build(8))?;
+        let ring = late::patiently(libc::ENOMEM, || builder.build(8))?;
         let params = ring.params();
         let mut found = Features::DEFER_TASKRUN | (features & Features::MULTISHOT);
         found.set(Features::MIN_WAIT, params.is_feature_min_timeout());
@@ -251,7 +251,11 @@ impl Uring {
             };
             // With a window, ask for more than can come: then the kernel's timer decides, not the first event. It takes
             // this for a signed number, and for no more than the completion queue holds.
-            let enough = if argument.min_wait_microseconds == 0 { 1 } else { 1 << 16 };
+            let enough = if argument.min_wait_microseconds == 0 {
+                1
+            } else {
+                1 << 16
+            };
             flags |= EnterFlags::EXT_ARG;
             // SAFETY: `argument` is laid out as `struct io_uring_getevents_arg`, and it and `time` live through the call.
             unsafe { submitter.enter(to_submit, enough, flags.bits(), Some(&argument)) }
@@ -302,10 +306,7 @@ impl Uring {
         }
         if signalled {
             self.notifier.clear();
-            // A buffer may have come back to any lane that ran out.
-            for index in 0..self.lanes.len() {
-                self.need(index as u16);
-            }
+            self.signalled();
         }
         match (events, signalled) {
             (true, _) => Reaped::Events,
@@ -326,6 +327,13 @@ impl Uring {
         let lane = self.lanes[id as usize].take();
         if unregistered.is_err() {
             mem::forget(lane);
+        }
+    }
+
+    /// A buffer may have come back to any lane that ran out.
+    pub(crate) fn signalled(&mut self) {
+        for index in 0..self.lanes.len() {
+            self.need(index as u16);
         }
     }
 
@@ -383,7 +391,7 @@ impl Drop for Uring {
         } else {
             self.abandon();
         }
-        probe::ring_closed();
+        late::ring_closed();
     }
 }
 

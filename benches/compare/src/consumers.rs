@@ -45,7 +45,6 @@ pub const CONSUMERS: &[(&str, bool)] = &[
     ("notify", false),
 ];
 
-
 /// What a consumer needs to know.
 struct Job {
     dirs: Vec<PathBuf>,

@@ -1,0 +1,340 @@
+//! Ends, and moves between threads.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use futures_executor::block_on;
+use futures_util::StreamExt;
+use ringwatch::{
+    Backend, BackendKind, ErrorKind, EventBatch, EventStream, Events, Inotify, Mask, OwnedEvent, Reader, Watch,
+};
+use support::{backends, on_every_backend};
+
+fn watching(backend: Backend) -> (Inotify, tempfile::TempDir) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let inotify = Inotify::builder().backend(backend).build().expect("an instance");
+    inotify.add_watch(dir.path(), Mask::CREATE).expect("a watch");
+    (inotify, dir)
+}
+
+fn make(dir: &Path, name: &str) {
+    fs::write(dir.join(name), "").expect("a file");
+}
+
+fn names(batch: &EventBatch) -> Vec<String> {
+    let name = |event: ringwatch::Event<'_>| event.name().expect("a name").to_string_lossy().into_owned();
+    batch.iter().map(name).collect()
+}
+
+/// Waits until the thread sleeps in the kernel, so that what it waits for is what ends the wait.
+fn until_asleep(thread: libc::pid_t) {
+    let stat = format!("/proc/self/task/{thread}/stat");
+    while !fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") S ")) {
+        thread::yield_now();
+    }
+}
+
+fn this_thread() -> libc::pid_t {
+    // SAFETY: no pointers are passed.
+    unsafe { libc::gettid() }
+}
+
+#[test]
+fn close_ends_a_wait_that_is_under_way() {
+    for &backend in backends() {
+        for half in 0..3 {
+            let (inotify, _dir) = watching(backend);
+            let (tell, told) = mpsc::channel();
+            let waiting = inotify.clone();
+            let waiter = thread::spawn(move || {
+                let ready = || tell.send(this_thread()).expect("someone listens");
+                if half == 1 {
+                    let mut reader = waiting.reader().expect("a reader");
+                    ready();
+                    return reader.wait().is_none();
+                }
+                let mut stream = waiting.stream().expect("a stream");
+                ready();
+                match half {
+                    0 => stream.wait().is_none(),
+                    _ => block_on(stream.next()).is_none(),
+                }
+            });
+            until_asleep(told.recv().expect("a thread"));
+            inotify.close();
+            assert!(waiter.join().expect("no panic"), "half {half} on {backend:?}");
+            assert!(inotify.is_closed());
+        }
+    }
+}
+
+#[test]
+fn what_was_read_before_close_is_delivered_then_nothing() {
+    for &backend in backends() {
+        let (inotify, dir) = watching(backend);
+        let mut stream = inotify.stream().expect("a stream");
+        make(dir.path(), "a");
+        while inotify.stats().budget_used == 0 {
+            thread::yield_now();
+        }
+        inotify.close();
+        let batch = stream.wait().expect("what was read").expect("a batch");
+        assert_eq!(names(&batch), ["a"]);
+        assert!(stream.wait().is_none() && stream.wait().is_none());
+        let error = stream.wait_timeout(Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Closed);
+    }
+}
+
+#[test]
+fn a_closed_instance_says_so_whatever_is_asked_of_it() {
+    for &backend in backends() {
+        let (inotify, dir) = watching(backend);
+        let watch = inotify.add_watch(dir.path(), Mask::ALL).expect("a watch");
+        let other = inotify.clone();
+        inotify.close();
+        other.close();
+        let errors = [
+            other.add_watch(dir.path(), Mask::ALL).unwrap_err(),
+            other.rm_watch(&watch).unwrap_err(),
+            other.barrier().unwrap_err(),
+            other.stream().map(drop).unwrap_err(),
+            other.reader().map(drop).unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+        }
+        assert_eq!(other.stats().kernel_queue, 0);
+    }
+}
+
+#[test]
+fn there_is_one_reading_half_at_a_time() {
+    for &backend in backends() {
+        let (inotify, dir) = watching(backend);
+        let stream = inotify.stream().expect("a stream");
+        for error in [
+            inotify.stream().map(drop).unwrap_err(),
+            inotify.reader().map(drop).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::AlreadyReading, "{error}");
+            assert!(error.remedy().is_some());
+        }
+        drop(stream);
+        let reader = inotify.reader().expect("a reader");
+        assert_eq!(
+            inotify.stream().map(drop).unwrap_err().kind(),
+            ErrorKind::AlreadyReading
+        );
+        drop(reader);
+        let mut stream = inotify.stream().expect("a stream");
+        make(dir.path(), "a");
+        assert_eq!(names(&stream.wait().expect("it goes on").expect("a batch")), ["a"]);
+    }
+}
+
+#[test]
+fn the_stream_goes_on_when_the_handles_are_gone() {
+    on_every_backend(|setup| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut recorder = setup.recorder();
+        recorder.watch(dir.path(), Mask::CREATE);
+        let handle = recorder.inotify.clone();
+        drop(handle);
+        make(dir.path(), "a");
+        assert_eq!(names(&recorder.batch()), ["a"]);
+    });
+}
+
+#[test]
+fn a_reader_goes_from_thread_to_thread_and_loses_nothing() {
+    for backend in [&[Backend::Auto], backends()].concat() {
+        let (inotify, dir) = watching(backend);
+        let mut reader = inotify.reader().expect("a reader");
+        for round in 0..40 {
+            make(dir.path(), &format!("{round}-waiting"));
+            let path = dir.path().to_owned();
+            let mover = thread::spawn(move || {
+                let mut seen = Vec::new();
+                make(&path, &format!("{round}-moved"));
+                while seen.len() < 2 {
+                    seen.extend(names(&reader.wait().expect("it goes on").expect("a batch")));
+                }
+                // Left in the queue, and a read with the kernel, when this thread ends.
+                make(&path, &format!("{round}-left"));
+                (reader, seen)
+            });
+            let (moved, seen) = mover.join().expect("no panic");
+            reader = moved;
+            assert_eq!(
+                seen,
+                [format!("{round}-waiting"), format!("{round}-moved")],
+                "{backend:?}"
+            );
+            let batch = reader.wait().expect("it goes on").expect("a batch");
+            assert_eq!(names(&batch), [format!("{round}-left")], "{backend:?}");
+        }
+        let report = inotify.backend();
+        match backend {
+            Backend::Uring => assert_eq!(report.kind(), BackendKind::Uring),
+            Backend::Epoll => assert!(report.refusal().is_none()),
+            // It falls back, and says why. Unless it had to before.
+            Backend::Auto => assert!(report.refusal().is_some() && report.kind() == BackendKind::Epoll),
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_moves_while_events_pour_in_gets_them_all_in_order() {
+    const COUNT: usize = 30_000;
+    for &backend in backends() {
+        let (inotify, dir) = watching(backend);
+        let mut reader = inotify.reader().expect("a reader");
+        let (mut next, path) = (0, dir.path().to_owned());
+        let producer = thread::spawn(move || {
+            // Within what the kernel's queue takes, so that nothing is lost.
+            for number in 0..COUNT {
+                make(&path, &number.to_string());
+                if number % 8_000 == 7_999 {
+                    thread::park();
+                }
+            }
+        });
+        while next < COUNT {
+            let mover = thread::spawn(move || {
+                let batch = reader.wait().expect("it goes on").expect("a batch");
+                (reader, batch)
+            });
+            let (moved, batch) = mover.join().expect("no panic");
+            reader = moved;
+            for name in names(&batch) {
+                assert_eq!(name, next.to_string(), "on {backend:?}");
+                next += 1;
+                if next % 8_000 == 0 {
+                    producer.thread().unpark();
+                }
+            }
+        }
+        producer.join().expect("no panic");
+    }
+}
+
+#[test]
+fn a_reader_made_on_a_thread_that_has_ended_works() {
+    for &backend in backends() {
+        let (inotify, dir) = watching(backend);
+        let maker = inotify.clone();
+        let made = thread::spawn(move || maker.reader().expect("a reader"));
+        let mut reader = made.join().expect("no panic");
+        make(dir.path(), "a");
+        assert_eq!(names(&reader.wait().expect("it goes on").expect("a batch")), ["a"]);
+        drop(reader);
+        let maker = inotify.clone();
+        let made = thread::spawn(move || maker.stream().expect("a stream"));
+        let mut stream = made.join().expect("no panic");
+        make(dir.path(), "b");
+        assert_eq!(names(&stream.wait().expect("it goes on").expect("a batch")), ["b"]);
+    }
+}
+
+#[test]
+fn a_slow_consumer_does_not_hold_up_another_instance() {
+    for &backend in backends() {
+        let builder = Inotify::builder().backend(backend).buffers(2).buffer_size(512);
+        let stalled = builder.build().expect("an instance");
+        let stalled_dir = tempfile::tempdir().expect("a directory");
+        stalled.add_watch(stalled_dir.path(), Mask::MODIFY).expect("a watch");
+        let _stalled_stream = stalled.stream().expect("a stream");
+        let (inotify, dir) = watching(backend);
+        let mut stream = inotify.stream().expect("a stream");
+        support::Flood::new(stalled_dir.path()).cause(1_000);
+        while stalled.stats().budget_used < stalled.stats().budget {
+            thread::yield_now();
+        }
+        for name in ["a", "b", "c"] {
+            make(dir.path(), name);
+            assert_eq!(names(&stream.wait().expect("it goes on").expect("a batch")), [name]);
+        }
+    }
+}
+
+#[test]
+fn a_descriptor_is_readable_when_and_only_when_there_is_something_to_take() {
+    use std::os::fd::{AsFd, AsRawFd};
+    let readable = |reader: &Reader, patience: libc::c_int| {
+        let mut poll = libc::pollfd {
+            fd: reader.as_fd().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd that lives through the call.
+        unsafe { libc::poll(&raw mut poll, 1, patience) == 1 }
+    };
+    for &backend in backends() {
+        for window in [Duration::ZERO, Duration::from_millis(2)] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let builder = Inotify::builder().backend(backend).batch_window(window);
+            let inotify = builder.buffers(4).buffer_size(512).build().expect("an instance");
+            inotify.add_watch(dir.path(), Mask::MODIFY).expect("a watch");
+            let mut reader = inotify.reader().expect("a reader");
+            assert!(!readable(&reader, 0));
+            let mut flood = support::Flood::new(dir.path());
+            for _ in 0..50 {
+                // Several buffers full: all of it comes while the descriptor says so.
+                flood.cause(60);
+                let mut events = 0;
+                while events < 60 {
+                    assert!(readable(&reader, 10_000), "{events} on {backend:?} with {window:?}");
+                    if let Some(batch) = reader.try_next().expect("it goes on") {
+                        events += batch.len();
+                    }
+                }
+                assert_eq!(events, 60);
+                // A window that is over shows once more, with nothing to take.
+                while readable(&reader, 5) {
+                    assert!(reader.try_next().expect("it goes on").is_none());
+                }
+            }
+            // All buffers held: quiet, until one comes back.
+            flood.cause(1_000);
+            let mut held = Vec::new();
+            while held.len() < 4 {
+                assert!(readable(&reader, 10_000));
+                held.extend(reader.try_next().expect("it goes on"));
+            }
+            while readable(&reader, 5) {
+                assert!(reader.try_next().expect("it goes on").is_none());
+            }
+            held.pop();
+            assert!(readable(&reader, 10_000), "on {backend:?} with {window:?}");
+            drop(held);
+            // And it is readable when the instance is closed.
+            while reader.try_next().expect("it goes on").is_some() || readable(&reader, 5) {}
+            inotify.close();
+            assert!(readable(&reader, 10_000));
+            assert_eq!(reader.try_next().unwrap_err().kind(), ErrorKind::Closed);
+        }
+    }
+}
+
+#[test]
+fn what_may_move_may_move() {
+    fn send<T: Send + 'static>() {}
+    fn sync<T: Sync + 'static>() {}
+    send::<Inotify>();
+    sync::<Inotify>();
+    send::<Watch>();
+    sync::<Watch>();
+    send::<EventBatch>();
+    sync::<EventBatch>();
+    send::<EventStream>();
+    send::<Events>();
+    send::<Reader>();
+    send::<OwnedEvent>();
+    sync::<ringwatch::Error>();
+}

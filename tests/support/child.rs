@@ -1,0 +1,156 @@
+//! Tests that need a process, or a thread, with other rights than this one.
+//!
+//! A test that needs a process of its own runs the test program again, for itself alone.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::ptr;
+use std::thread;
+
+/// Set in the child.
+const IN_CHILD: &str = "RINGWATCH_TEST_CHILD";
+
+/// The one user and group that has no rights of its own.
+const NOBODY: libc::c_long = 65_534;
+
+/// Runs the named test again in a child that `prepare` may alter, and `body` there. Fails if it fails there.
+pub(crate) fn in_child(test: &str, prepare: impl FnOnce(&mut Command), body: impl FnOnce()) {
+    if std::env::var_os(IN_CHILD).is_some() {
+        return body();
+    }
+    let mut command = again(test);
+    prepare(&mut command);
+    run(test, &mut command).expect("a child");
+}
+
+/// As [`in_child`], in user and mount namespaces of its own, where it is root. If there can be none, says so and does not
+/// run.
+pub(crate) fn in_namespaces(test: &str, body: impl FnOnce()) {
+    if std::env::var_os(IN_CHILD).is_some() {
+        return body();
+    }
+    let mut command = again(test);
+    // SAFETY: no pointers are passed.
+    let (user, group) = (unsafe { libc::geteuid() }, own_group());
+    let maps = [
+        (c"/proc/self/setgroups", CString::from(c"deny")),
+        (
+            c"/proc/self/uid_map",
+            CString::new(format!("0 {user} 1")).expect("no NUL"),
+        ),
+        (
+            c"/proc/self/gid_map",
+            CString::new(format!("0 {group} 1")).expect("no NUL"),
+        ),
+    ];
+    let enter = move || {
+        // SAFETY: no pointers are passed. The child of a fork has one thread, which is what the call asks for.
+        done(unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) })?;
+        maps.iter().try_for_each(|(path, text)| put(path, text))
+    };
+    // SAFETY: between fork and exec it only makes system calls; all it names was allocated before.
+    unsafe { command.pre_exec(enter) };
+    if let Err(refused) = run(test, &mut command) {
+        super::skip("a user namespace", "RINGWATCH_REQUIRE_NAMESPACES", &refused);
+    }
+}
+
+fn again(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("the path of the test program"));
+    command.args(["--exact", test, "--nocapture"]).env(IN_CHILD, "1");
+    command
+}
+
+/// An error if the child could not be started.
+fn run(test: &str, command: &mut Command) -> io::Result<()> {
+    let output = command.output()?;
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success() && out.contains("1 passed"),
+        "{test} failed in a child:\n{out}\n{err}"
+    );
+    for line in err.lines().filter(|line| line.starts_with("SKIPPED")) {
+        eprintln!("{line}");
+    }
+    Ok(())
+}
+
+fn own_group() -> libc::gid_t {
+    // SAFETY: no pointers are passed.
+    unsafe { libc::getegid() }
+}
+
+/// Writes a file with system calls and nothing else.
+fn put(path: &std::ffi::CStr, text: &CString) -> io::Result<()> {
+    // SAFETY: the path is NUL-terminated and lives through the call.
+    let fd = done(unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) })?;
+    let bytes = text.as_bytes();
+    // SAFETY: the bytes live through the call, which only reads them.
+    let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+    done(written as libc::c_int).map(drop)
+}
+
+/// Runs `body` on a thread that may do no more than anybody. If this process may do no more already, so be it.
+pub(crate) fn as_nobody<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let unprivileged = scope.spawn(|| {
+            // SAFETY: no pointers are passed.
+            if unsafe { libc::geteuid() } == 0 {
+                become_nobody().expect("root may become nobody");
+            }
+            body()
+        });
+        match unprivileged.join() {
+            Ok(answer) => answer,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// The system calls themselves, which change this thread; the functions of libc of that name change all threads.
+fn become_nobody() -> io::Result<()> {
+    // SAFETY: the list of groups is empty, so none is read.
+    done_long(unsafe { libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) })?;
+    // SAFETY: no pointers are passed.
+    done_long(unsafe { libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY) })?;
+    // SAFETY: no pointers are passed.
+    done_long(unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) })
+}
+
+/// Mounts an empty file system in memory, in a mount namespace of one's own.
+pub(crate) fn mount_memory(at: &Path) -> io::Result<()> {
+    let nothing = ptr::null();
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: the target is a NUL-terminated literal, and the other pointers may be null for this flag.
+    done(unsafe { libc::mount(nothing, c"/".as_ptr(), nothing, private, nothing.cast()) })?;
+    let (kind, at) = (c"tmpfs".as_ptr(), path(at));
+    // SAFETY: the strings are NUL-terminated and live through the call; there is no data.
+    done(unsafe { libc::mount(kind, at.as_ptr(), kind, 0, nothing.cast()) }).map(drop)
+}
+
+pub(crate) fn unmount(at: &Path) -> io::Result<()> {
+    let at = path(at);
+    // SAFETY: the path is NUL-terminated and lives through the call.
+    done(unsafe { libc::umount2(at.as_ptr(), 0) }).map(drop)
+}
+
+fn path(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_encoded_bytes()).expect("no NUL")
+}
+
+fn done(result: libc::c_int) -> io::Result<libc::c_int> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        result => Ok(result),
+    }
+}
+
+fn done_long(result: libc::c_long) -> io::Result<()> {
+    done(result as libc::c_int).map(drop)
+}

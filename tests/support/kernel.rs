@@ -1,0 +1,51 @@
+//! What the kernel itself says that an instance watches (proc(5), `fdinfo`).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use ringwatch::Mask;
+
+/// An inode that the kernel watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Watched {
+    pub(crate) inode: u64,
+    pub(crate) mask: u32,
+}
+
+/// What the instance watches that watches `beacon`, which no other instance of this process does.
+pub(crate) fn watched_with(beacon: &Path) -> BTreeSet<Watched> {
+    let beacon = inode(beacon);
+    let descriptors = fs::read_dir("/proc/self/fdinfo").expect("a list of descriptors");
+    let infos = descriptors.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    let mut lists = infos.map(|info| info.lines().filter_map(parse).collect::<BTreeSet<_>>());
+    lists
+        .find(|list| list.iter().any(|watched| watched.inode == beacon))
+        .unwrap_or_default()
+}
+
+/// The kinds of event the kernel watches `path` for, on behalf of the one instance that does.
+pub(crate) fn mask_of(path: &Path) -> Option<Mask> {
+    let inode = inode(path);
+    let list = watched_with(path);
+    let watched = list.into_iter().find(|watched| watched.inode == inode)?;
+    Some(Mask::from_bits_retain(watched.mask) & Mask::ALL)
+}
+
+pub(crate) fn inode(path: &Path) -> u64 {
+    fs::symlink_metadata(path).expect("metadata").ino()
+}
+
+/// `inotify wd:1 ino:2a sdev:3 mask:fff …`, all in hexadecimal.
+fn parse(line: &str) -> Option<Watched> {
+    let fields = line.strip_prefix("inotify ")?;
+    let field = |name: &str| {
+        let mut fields = fields.split(' ');
+        u64::from_str_radix(fields.find_map(|field| field.strip_prefix(name))?, 16).ok()
+    };
+    Some(Watched {
+        inode: field("ino:")?,
+        mask: field("mask:")? as u32,
+    })
+}

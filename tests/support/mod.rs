@@ -1,0 +1,216 @@
+//! What the integration tests share: the ways events can be read here, and a recorder that reads up to a barrier, so that
+//! no test sleeps and every test knows that it has seen all there is.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub(crate) mod child;
+pub(crate) mod kernel;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Write, stderr};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+
+use ringwatch::{
+    Backend, Barrier, Builder, EventBatch, EventStream, Inotify, Limits, Mask, OwnedEvent, Reader, Result, Watch,
+};
+
+/// How long to wait for what must come. It is there to end a test that would hang, and measures nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A way to read events.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    backend: Backend,
+    half: Half,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Half {
+    Stream,
+    Reader,
+}
+
+/// Runs one body on every backend there is, through the stream and through the reader. A failure says which it was.
+pub(crate) fn on_every_backend(body: impl Fn(&Setup)) {
+    for &backend in backends() {
+        for half in [Half::Stream, Half::Reader] {
+            let setup = Setup { backend, half };
+            let _failed_on = FailedOn(setup);
+            body(&setup);
+        }
+    }
+}
+
+/// Says on what a body panicked.
+struct FailedOn(Setup);
+
+impl Drop for FailedOn {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("this was with {:?}", self.0);
+        }
+    }
+}
+
+pub(crate) fn backends() -> &'static [Backend] {
+    static BACKENDS: OnceLock<Vec<Backend>> = OnceLock::new();
+    BACKENDS.get_or_init(|| match Inotify::builder().backend(Backend::Uring).build() {
+        Ok(_) => vec![Backend::Uring, Backend::Epoll],
+        Err(refusal) => {
+            skip("io_uring", "RINGWATCH_REQUIRE_URING", &refusal);
+            vec![Backend::Epoll]
+        }
+    })
+}
+
+/// Says aloud that something is not tested, and why. Fails instead if the variable says that it must be.
+pub(crate) fn skip(what: &str, required: &str, why: &dyn std::fmt::Display) {
+    assert!(
+        std::env::var(required).as_deref() != Ok("1"),
+        "{required} is set, and {what} can't be had: {why}"
+    );
+    // Not by `eprintln`, which is shown only for tests that fail.
+    let _ = writeln!(stderr(), "SKIPPED: {what} can't be had here: {why}");
+}
+
+impl Setup {
+    pub(crate) fn builder(&self) -> Builder {
+        Inotify::builder().backend(self.backend)
+    }
+
+    pub(crate) fn inotify(&self) -> Inotify {
+        self.builder().build().expect("an instance")
+    }
+
+    /// Begins to read. The stream reads from now on, the reader only when it is asked.
+    pub(crate) fn read(&self, inotify: Inotify) -> Recorder {
+        let half = match self.half {
+            Half::Stream => ReadingHalf::Stream(inotify.stream().expect("a stream")),
+            Half::Reader => ReadingHalf::Reader(inotify.reader().expect("a reader")),
+        };
+        let pending = VecDeque::new();
+        Recorder { inotify, half, pending }
+    }
+
+    pub(crate) fn recorder(&self) -> Recorder {
+        self.read(self.inotify())
+    }
+}
+
+/// An instance and its reading half.
+pub(crate) struct Recorder {
+    pub(crate) inotify: Inotify,
+    half: ReadingHalf,
+    /// Events of a batch that was not asked for to its end.
+    pending: VecDeque<OwnedEvent>,
+}
+
+enum ReadingHalf {
+    Stream(EventStream),
+    Reader(Reader),
+}
+
+impl Recorder {
+    pub(crate) fn watch(&self, path: impl AsRef<Path>, mask: Mask) -> Watch {
+        self.inotify.add_watch(path, mask).expect("a watch")
+    }
+
+    /// The next batch, with its events not taken yet.
+    pub(crate) fn batch(&mut self) -> EventBatch {
+        assert!(
+            self.pending.is_empty(),
+            "events of the batch before are left: {:?}",
+            self.pending
+        );
+        self.next_batch().expect("reading goes on")
+    }
+
+    fn next_batch(&mut self) -> Result<EventBatch> {
+        let next = match &mut self.half {
+            ReadingHalf::Stream(stream) => stream.wait_timeout(PATIENCE),
+            ReadingHalf::Reader(reader) => reader.wait_timeout(PATIENCE),
+        };
+        next.map(|batch| batch.expect("a batch that was due did not come"))
+    }
+
+    /// All events up to the barrier, and that.
+    pub(crate) fn until(&mut self, barrier: Barrier) -> Vec<OwnedEvent> {
+        let mut events = Vec::new();
+        loop {
+            while let Some(event) = self.pending.pop_front() {
+                let here = event.barrier() == Some(barrier);
+                events.push(event);
+                if here {
+                    return events;
+                }
+            }
+            let batch = self.next_batch().expect("reading goes on");
+            self.pending.extend(batch.iter().map(|event| event.to_owned()));
+        }
+    }
+
+    /// Reads all that was caused before this call, and forgets it. An overflow may be among it.
+    pub(crate) fn skip_to_now(&mut self) {
+        let barrier = self.inotify.barrier().expect("a barrier");
+        self.pending.clear();
+        while !self.batch().iter().any(|event| event.barrier() == Some(barrier)) {}
+    }
+
+    /// All events that were caused before this call.
+    pub(crate) fn events(&mut self) -> Vec<OwnedEvent> {
+        let barrier = self.inotify.barrier().expect("a barrier");
+        let mut events = self.until(barrier);
+        events.pop();
+        events
+    }
+}
+
+/// The masks and names of events, as in inotify(7); `""` stands for no name.
+pub(crate) fn seen(events: &[OwnedEvent]) -> Vec<(Mask, &str)> {
+    let name = |event: &'_ OwnedEvent| event.name().is_none();
+    let text = |event| match name(event) {
+        true => "",
+        false => event.name().and_then(|name| name.to_str()).expect("a name in UTF-8"),
+    };
+    events.iter().map(|event| (event.mask(), text(event))).collect()
+}
+
+pub(crate) fn file(path: impl AsRef<Path>) -> File {
+    File::create(path).expect("a file")
+}
+
+/// Causes events without end: two files of a watched directory, written in turn, since equal events in a row become one.
+pub(crate) struct Flood {
+    files: [File; 2],
+    written: usize,
+}
+
+impl Flood {
+    /// Makes its files in a directory, which is to be watched for [`Mask::MODIFY`].
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self {
+            files: ["flood-0", "flood-1"].map(|name| file(dir.join(name))),
+            written: 0,
+        }
+    }
+
+    pub(crate) fn cause(&mut self, events: usize) {
+        for _ in 0..events {
+            let file = &self.files[self.written % 2];
+            file.write_at(b"x", 0).expect("a byte written");
+            self.written += 1;
+        }
+    }
+
+    /// Fills an empty queue, and more. Answers how many events it holds.
+    pub(crate) fn overflow(&mut self) -> usize {
+        let limit = Limits::read().expect("limits").max_queued_events as usize;
+        self.cause(limit + 10);
+        limit
+    }
+}
