@@ -145,3 +145,90 @@ impl Pace {
         self.last_busy = Some(Instant::now());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mask::Mask;
+    use crate::sys::pool::Pool;
+    use crate::sys::probe;
+
+    /// An engine of each kind there is, reading an instance of its own.
+    fn engines() -> Vec<(Engine, Source, SourceId)> {
+        let uring = probe::uring_features().ok().map(Some);
+        uring
+            .into_iter()
+            .chain([None])
+            .map(|uring| {
+                let notifier = Arc::new(Notifier::new().unwrap());
+                let mut engine = Engine::new(uring, 1, notifier).unwrap();
+                let source = Source {
+                    fd: Arc::new(InotifyFd::new().unwrap()),
+                    feed: Feed::new(Pool::new(2, 4096).unwrap()),
+                };
+                let id = engine.attach(source.clone()).unwrap();
+                (engine, source, id)
+            })
+            .collect()
+    }
+
+    /// One event, the end of a watch.
+    fn cause(source: &Source) {
+        let wd = source.fd.add_watch(c"/", Mask::MOVE_SELF).unwrap();
+        source.fd.rm_watch(wd).unwrap();
+    }
+
+    #[test]
+    fn an_idle_engine_sleeps_with_a_window_and_without() {
+        for (mut engine, source, _) in engines() {
+            for window in [Duration::ZERO, Duration::from_millis(1)] {
+                cause(&source);
+                let until = Instant::now() + Duration::from_millis(100);
+                let mut turns = 0;
+                while Instant::now() < until {
+                    let timeout = Some(until.saturating_duration_since(Instant::now()));
+                    engine.turn(Wait { timeout, window }).unwrap();
+                    turns += 1;
+                }
+                assert!(turns <= 5, "{turns} turns of {engine:?} with {window:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_signal_ends_a_turn_that_would_wait_for_ever() {
+        for (mut engine, _, _) in engines() {
+            let notifier = match &engine {
+                Engine::Uring(uring) => uring.notifier(),
+                Engine::Epoll(epoll) => epoll.notifier(),
+            };
+            for window in [Duration::ZERO, Duration::from_millis(1)] {
+                notifier.signal();
+                engine.turn(Wait::forever(window)).unwrap();
+                assert!(!notifier.clear());
+            }
+        }
+    }
+
+    #[test]
+    fn a_source_can_be_detached_and_attached_again() {
+        for (mut engine, source, mut id) in engines() {
+            for round in 1..=100 {
+                cause(&source);
+                engine.turn(Wait::forever(Duration::ZERO)).unwrap();
+                engine.detach(id);
+                // Not read any more.
+                cause(&source);
+                engine.turn(Wait::NOT).unwrap();
+                assert_eq!(
+                    source.feed.counters.reads.load(std::sync::atomic::Ordering::Relaxed),
+                    2 * round - 1
+                );
+                id = engine.attach(source.clone()).unwrap();
+                engine.turn(Wait::forever(Duration::ZERO)).unwrap();
+                drop(source.feed.queue.take(None));
+            }
+            assert_eq!(source.fd.queued_bytes().unwrap(), 0);
+        }
+    }
+}

@@ -133,6 +133,11 @@ impl Uring {
         self.owner == thread::current().id()
     }
 
+    #[cfg(test)]
+    pub(crate) fn notifier(&self) -> Arc<Notifier> {
+        Arc::clone(&self.notifier)
+    }
+
     pub(crate) fn attach(&mut self, source: Source) -> io::Result<SourceId> {
         let index = match self.lanes.iter().position(Option::is_none) {
             Some(index) => index,
