@@ -230,8 +230,9 @@ impl Reader {
             let mut engine = Engine::new(uring, 1, Arc::clone(&self.notifier))?;
             engine.attach(self.source.clone())?;
             Ok(engine)
-        })?;
-        self.engine = Some(engine);
+        });
+        // Without an engine there is nothing more to come.
+        self.engine = Some(engine.inspect_err(|_| self.end())?);
         Ok(true)
     }
 

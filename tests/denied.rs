@@ -130,6 +130,7 @@ fn denied_after_the_instance_was_made() {
                 libc::EPERM,
                 "seccomp profile",
             );
+            assert!(reader.wait().is_none());
         },
     );
 }
