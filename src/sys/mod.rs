@@ -10,6 +10,7 @@ mod buffer_ring;
 pub(crate) mod epoll;
 pub(crate) mod gate;
 pub(crate) mod inotify;
+mod lane;
 pub(crate) mod late;
 pub(crate) mod notifier;
 pub(crate) mod pool;

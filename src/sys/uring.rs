@@ -21,17 +21,11 @@ use io_uring::types::Fd;
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
 use super::buffer_ring::BufferRing;
+use super::lane::{LENT, Lane};
 use super::late;
 use super::notifier::{Notifier, timespec};
-use super::pool::Buffer;
 use crate::backend::Features;
 use crate::engine::{Pace, Source, SourceId, Wait};
-use crate::error::{Error, ErrorKind};
-use crate::queue::add;
-
-/// Buffers a source lends to the kernel at a time. A full queue of 16,384 events fills twelve of 64 KiB; more would only
-/// spread the work over more cache.
-const LENT: u16 = 8;
 
 /// Completions a source can have outstanding: its buffers, the end of its read, the end of its cancellation.
 const COMPLETIONS_A_SOURCE: usize = LENT as usize + 2;
@@ -40,9 +34,6 @@ const COMPLETIONS_A_SOURCE: usize = LENT as usize + 2;
 const READ: u64 = 0;
 const CANCEL: u64 = 1 << 32;
 const WAKE: u64 = 2 << 32;
-
-/// Ends of a read in a row that brought neither events nor a reason not to try again.
-const MOST_FRUITLESS: u32 = 64;
 
 /// How long teardown waits for the kernel's last word before it leaves the memory to the kernel for good.
 const LAST_WORD: Duration = Duration::from_secs(10);
@@ -59,24 +50,6 @@ pub(crate) struct Uring {
     needy: Vec<u16>,
     turn: u64,
     pace: Pace,
-}
-
-/// One source, its provided-buffer ring, and the buffers lent to the kernel through it.
-struct Lane {
-    source: Source,
-    entries: BufferRing,
-    held: [Option<Buffer>; LENT as usize],
-    lent: u16,
-    /// Whether a read is with the kernel.
-    armed: bool,
-    /// Whether a cancellation is with the kernel.
-    cancelling: bool,
-    /// Whether the lane is in `needy`.
-    needy: bool,
-    /// Whether the feed was failed: it is not read again.
-    failed: bool,
-    fruitless: u32,
-    last_turn: u64,
 }
 
 /// What a look at the completions found.
@@ -156,18 +129,7 @@ impl Uring {
                 .submitter()
                 .register_buf_ring_with_flags(address, LENT, id, 0)?
         };
-        self.lanes[index] = Some(Lane {
-            source,
-            entries,
-            held: Default::default(),
-            lent: 0,
-            armed: false,
-            cancelling: false,
-            needy: false,
-            failed: false,
-            fruitless: 0,
-            last_turn: 0,
-        });
+        self.lanes[index] = Some(Lane::new(source, entries));
         self.need(id);
         Ok(SourceId(id))
     }
@@ -222,10 +184,11 @@ impl Uring {
             };
             lane.needy = false;
             lane.supply(&self.notifier);
-            if lane.armed || lane.lent == 0 || lane.failed {
+            if !lane.wants_read() {
                 continue;
             }
             let read = lane.read(id, self.features.contains(Features::MULTISHOT));
+            let read = read.user_data(READ | u64::from(id));
             // SAFETY: the buffers it writes are those lent through the lane's ring, which are held until it has ended.
             unsafe { submit(&mut self.ring, &read)? };
             lane.armed = true;
@@ -347,8 +310,7 @@ impl Uring {
         let Some(lane) = &mut self.lanes[id as usize] else {
             return true;
         };
-        // A lane that is not armed again is one whose feed takes no more.
-        lane.failed = true;
+        lane.stop();
         if lane.armed {
             let cancel = opcode::AsyncCancel::new(READ | u64::from(id))
                 .build()
@@ -382,7 +344,7 @@ impl Uring {
         for lane in self.lanes.iter_mut().flatten() {
             // Closing the ring cancels its reads, but later, and on old kernels a read that was just due may run once
             // more. With no buffer to select it ends with `ENOBUFS` before it takes an event from the queue.
-            lane.entries.withdraw(lane.lent);
+            lane.withdraw();
         }
     }
 }
@@ -407,114 +369,6 @@ impl fmt::Debug for Uring {
             .field("owner", &self.owner)
             .field("sources", &self.lanes.iter().flatten().count())
             .finish_non_exhaustive()
-    }
-}
-
-impl Lane {
-    /// Lends buffers until the kernel has its share or the pool is empty.
-    fn supply(&mut self, notifier: &Arc<Notifier>) {
-        if self.failed {
-            return;
-        }
-        for slot in 0..LENT {
-            if self.held[usize::from(slot)].is_some() {
-                continue;
-            }
-            let pool = &self.source.feed.pool;
-            let buffer = match self.lent {
-                0 => pool.take_or_starve(notifier),
-                _ => pool.take(),
-            };
-            let Some(buffer) = buffer else { return };
-            self.lend(slot, buffer);
-        }
-    }
-
-    fn lend(&mut self, slot: u16, buffer: Buffer) {
-        let (address, size) = buffer.room();
-        self.entries.offer(address, size, slot);
-        self.held[usize::from(slot)] = Some(buffer);
-        self.lent += 1;
-    }
-
-    fn read(&self, id: u16, multishot: bool) -> squeue::Entry {
-        let fd = Fd(self.source.fd.as_fd().as_raw_fd());
-        // Offset -1: at the file's own position, as read(2). inotify has none.
-        let entry = if multishot {
-            opcode::ReadMulti::new(fd, 0, id).offset(u64::MAX).build()
-        } else {
-            let size = self.source.feed.pool.buffer_size() as u32;
-            opcode::Read::new(fd, std::ptr::null_mut(), size)
-                .offset(u64::MAX)
-                .buf_group(id)
-                .build()
-                .flags(squeue::Flags::BUFFER_SELECT)
-        };
-        entry.user_data(READ | u64::from(id))
-    }
-
-    /// Takes one completion of the read. Answers whether it brought events.
-    fn complete(&mut self, completion: &cqueue::Entry, turn: u64) -> bool {
-        if !cqueue::more(completion.flags()) {
-            self.armed = false;
-        }
-        let filled = cqueue::buffer_select(completion.flags())
-            .map(|slot| (slot, self.held.get_mut(usize::from(slot)).and_then(Option::take)));
-        match (completion.result(), filled) {
-            (length, Some((slot, Some(mut buffer)))) if length > 0 => {
-                self.lent -= 1;
-                if !buffer.advance(length as usize) {
-                    self.fail(&io::Error::from_raw_os_error(libc::EOVERFLOW));
-                    return false;
-                }
-                self.fruitless = 0;
-                let counters = &self.source.feed.counters;
-                if mem::replace(&mut self.last_turn, turn) != turn {
-                    add(&counters.wakeups, 1);
-                }
-                if let Some(buffer) = self.source.feed.push(buffer) {
-                    self.lend(slot, buffer);
-                }
-                true
-            }
-            (length, None) if length > 0 => {
-                // Some buffer was filled, and the kernel did not say which: these events can't be found.
-                self.fail(&io::Error::from_raw_os_error(libc::EBADMSG));
-                false
-            }
-            (result, filled) => {
-                if let Some((slot, Some(buffer))) = filled {
-                    // The kernel took the buffer and brought nothing.
-                    self.lent -= 1;
-                    self.lend(slot, buffer);
-                }
-                self.ended_without_events(result);
-                false
-            }
-        }
-    }
-
-    fn ended_without_events(&mut self, result: i32) {
-        match -result {
-            // No buffer was left, which loses nothing: the lane is supplied and armed again.
-            libc::ENOBUFS => {}
-            // Ended by the kernel, or never begun. Tried again, but not for ever.
-            0 | libc::ECANCELED | libc::EAGAIN | libc::EINTR => {
-                self.fruitless += 1;
-                if self.fruitless > MOST_FRUITLESS {
-                    let code = if result == 0 { libc::EIO } else { -result };
-                    self.fail(&io::Error::from_raw_os_error(code));
-                }
-            }
-            code => self.fail(&io::Error::from_raw_os_error(code)),
-        }
-    }
-
-    fn fail(&mut self, cause: &io::Error) {
-        if !mem::replace(&mut self.failed, true) {
-            let error = Error::os(ErrorKind::ReaderFailed, "read events through io_uring", cause);
-            self.source.feed.queue.fail(error);
-        }
     }
 }
 
