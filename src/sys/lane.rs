@@ -1,0 +1,179 @@
+//! One source in a ring: its provided buffers, and the read that fills them.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+use io_uring::types::Fd;
+use io_uring::{cqueue, opcode, squeue};
+
+use super::buffer_ring::BufferRing;
+use super::notifier::Notifier;
+use super::pool::Buffer;
+use crate::engine::Source;
+use crate::error::{Error, ErrorKind};
+use crate::queue::add;
+
+/// Buffers a source lends to the kernel at a time. A full queue of 16,384 events fills twelve of 64 KiB; more would only
+/// spread the work over more cache.
+pub(super) const LENT: u16 = 8;
+
+/// Ends of a read in a row that brought neither events nor a reason not to try again.
+const MOST_FRUITLESS: u32 = 64;
+
+/// One source, its provided-buffer ring, and the buffers lent to the kernel through it.
+pub(super) struct Lane {
+    source: Source,
+    entries: BufferRing,
+    held: [Option<Buffer>; LENT as usize],
+    lent: u16,
+    /// Whether a read is with the kernel.
+    pub(super) armed: bool,
+    /// Whether a cancellation is with the kernel.
+    pub(super) cancelling: bool,
+    /// Whether the lane is in `needy`.
+    pub(super) needy: bool,
+    /// Whether its feed takes no more.
+    done: bool,
+    fruitless: u32,
+    last_turn: u64,
+}
+
+impl Lane {
+    pub(super) fn new(source: Source, entries: BufferRing) -> Self {
+        Self {
+            source,
+            entries,
+            held: Default::default(),
+            lent: 0,
+            armed: false,
+            cancelling: false,
+            needy: false,
+            done: false,
+            fruitless: 0,
+            last_turn: 0,
+        }
+    }
+
+    /// Whether a read is to be submitted: there is none, and there are buffers for it.
+    pub(super) fn wants_read(&self) -> bool {
+        !self.armed && self.lent > 0 && !self.done
+    }
+
+    /// From now on no read is submitted.
+    pub(super) fn stop(&mut self) {
+        self.done = true;
+    }
+
+    /// Takes back from the kernel the buffers it has not used. Only while it can't use them: outside `io_uring_enter`.
+    pub(super) fn withdraw(&mut self) {
+        self.entries.withdraw(self.lent);
+    }
+
+    /// Lends buffers until the kernel has its share or the pool is empty.
+    pub(super) fn supply(&mut self, notifier: &Arc<Notifier>) {
+        if self.done {
+            return;
+        }
+        for slot in 0..LENT {
+            if self.held[usize::from(slot)].is_some() {
+                continue;
+            }
+            let pool = &self.source.feed.pool;
+            let buffer = match self.lent {
+                0 => pool.take_or_starve(notifier),
+                _ => pool.take(),
+            };
+            let Some(buffer) = buffer else { return };
+            self.lend(slot, buffer);
+        }
+    }
+
+    fn lend(&mut self, slot: u16, buffer: Buffer) {
+        let (address, size) = buffer.room();
+        self.entries.offer(address, size, slot);
+        self.held[usize::from(slot)] = Some(buffer);
+        self.lent += 1;
+    }
+
+    /// The request to read, from the buffer group `id`.
+    pub(super) fn read(&self, id: u16, multishot: bool) -> squeue::Entry {
+        let fd = Fd(self.source.fd.as_fd().as_raw_fd());
+        // Offset -1: at the file's own position, as read(2). inotify has none.
+        if multishot {
+            opcode::ReadMulti::new(fd, 0, id).offset(u64::MAX).build()
+        } else {
+            let size = self.source.feed.pool.buffer_size() as u32;
+            opcode::Read::new(fd, std::ptr::null_mut(), size)
+                .offset(u64::MAX)
+                .buf_group(id)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        }
+    }
+
+    /// Takes one completion of the read. Answers whether it brought events.
+    pub(super) fn complete(&mut self, completion: &cqueue::Entry, turn: u64) -> bool {
+        if !cqueue::more(completion.flags()) {
+            self.armed = false;
+        }
+        let filled = cqueue::buffer_select(completion.flags())
+            .map(|slot| (slot, self.held.get_mut(usize::from(slot)).and_then(Option::take)));
+        match (completion.result(), filled) {
+            (length, Some((slot, Some(mut buffer)))) if length > 0 => {
+                self.lent -= 1;
+                if !buffer.advance(length as usize) {
+                    self.fail(&io::Error::from_raw_os_error(libc::EOVERFLOW));
+                    return false;
+                }
+                self.fruitless = 0;
+                let counters = &self.source.feed.counters;
+                if mem::replace(&mut self.last_turn, turn) != turn {
+                    add(&counters.wakeups, 1);
+                }
+                if let Some(buffer) = self.source.feed.push(buffer) {
+                    self.lend(slot, buffer);
+                }
+                true
+            }
+            (length, None) if length > 0 => {
+                // Some buffer was filled, and the kernel did not say which: these events can't be found.
+                self.fail(&io::Error::from_raw_os_error(libc::EBADMSG));
+                false
+            }
+            (result, filled) => {
+                if let Some((slot, Some(buffer))) = filled {
+                    // The kernel took the buffer and brought nothing.
+                    self.lent -= 1;
+                    self.lend(slot, buffer);
+                }
+                self.ended_without_events(result);
+                false
+            }
+        }
+    }
+
+    fn ended_without_events(&mut self, result: i32) {
+        match -result {
+            // No buffer was left, which loses nothing: the lane is supplied and armed again.
+            libc::ENOBUFS => {}
+            // Ended by the kernel, or never begun. Tried again, but not for ever.
+            0 | libc::ECANCELED | libc::EAGAIN | libc::EINTR => {
+                self.fruitless += 1;
+                if self.fruitless > MOST_FRUITLESS {
+                    let code = if result == 0 { libc::EIO } else { -result };
+                    self.fail(&io::Error::from_raw_os_error(code));
+                }
+            }
+            code => self.fail(&io::Error::from_raw_os_error(code)),
+        }
+    }
+
+    fn fail(&mut self, cause: &io::Error) {
+        if !mem::replace(&mut self.done, true) {
+            let error = Error::os(ErrorKind::ReaderFailed, "read events through io_uring", cause);
+            self.source.feed.queue.fail(error);
+        }
+    }
+}
