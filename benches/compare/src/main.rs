@@ -37,6 +37,9 @@ struct Options {
     /// Only consumers whose name contains one of these.
     #[arg(long, global = true, value_delimiter = ',')]
     only: Vec<String>,
+    /// More consumers, such as stream-uring-w4000: ringwatch with a window of so many microseconds.
+    #[arg(long, global = true, value_delimiter = ',')]
+    also: Vec<String>,
     /// Events a second, instead of those of the command.
     #[arg(long, global = true, value_delimiter = ',')]
     rates: Vec<u64>,
@@ -63,7 +66,15 @@ enum Command {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let plan = |plan: Plan| plan.with(options.rounds, options.seconds, &options.only, &options.rates);
+    let plan = |plan: Plan| {
+        plan.with(
+            options.rounds,
+            options.seconds,
+            &options.only,
+            &options.also,
+            &options.rates,
+        )
+    };
     let plans = match options.command {
         Some(Command::Produce(order)) => return finish(producer::produce(&order)),
         Some(Command::Consume(order)) => return finish(consumers::consume(&order)),

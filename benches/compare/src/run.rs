@@ -20,7 +20,7 @@ pub struct Plan {
     pub rates: Vec<u64>,
     /// Milliseconds of stall.
     pub stall: u64,
-    pub consumers: Vec<&'static str>,
+    pub consumers: Vec<String>,
     pub rounds: usize,
     pub seconds: f64,
     pub core_only: bool,
@@ -29,7 +29,7 @@ pub struct Plan {
 /// One run of a plan.
 #[derive(Clone, Debug)]
 pub struct Run {
-    pub consumer: &'static str,
+    pub consumer: String,
     pub rate: u64,
     pub produced: u64,
     pub figures: Figures,
@@ -74,7 +74,7 @@ impl Plan {
         self
     }
 
-    pub fn with(mut self, rounds: usize, seconds: f64, only: &[String], rates: &[u64]) -> Self {
+    pub fn with(mut self, rounds: usize, seconds: f64, only: &[String], also: &[String], rates: &[u64]) -> Self {
         self.rounds = rounds;
         self.seconds = seconds;
         if !rates.is_empty() {
@@ -84,7 +84,8 @@ impl Plan {
         self.consumers = CONSUMERS
             .iter()
             .filter(|(name, core)| (*core || !self.core_only) && (wanted(name) || *name == "bare-epoll"))
-            .map(|(name, _)| *name)
+            .map(|(name, _)| (*name).to_owned())
+            .chain(also.iter().cloned())
             .collect();
         self
     }
@@ -99,7 +100,7 @@ pub fn run(plans: &[Plan], csv: Option<&Path>) -> Result<(), Box<dyn Error>> {
         let mut runs = Vec::new();
         for round in 0..plan.rounds {
             for &rate in &plan.rates {
-                for &consumer in &plan.consumers {
+                for consumer in &plan.consumers {
                     eprint!("\x1b[1G\x1b[K{}: round {}, {rate}/s, {consumer}", plan.title, round + 1);
                     let run = one(plan, consumer, rate)?;
                     if let Some(file) = &mut file {
@@ -115,7 +116,7 @@ pub fn run(plans: &[Plan], csv: Option<&Path>) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn one(plan: &Plan, consumer: &'static str, rate: u64) -> Result<Run, Box<dyn Error>> {
+fn one(plan: &Plan, consumer: &str, rate: u64) -> Result<Run, Box<dyn Error>> {
     let dir = tempfile::Builder::new()
         .prefix("ringwatch-compare-")
         .tempdir_in(memory())?;
@@ -161,7 +162,7 @@ fn one(plan: &Plan, consumer: &'static str, rate: u64) -> Result<Run, Box<dyn Er
         return Err(message.into());
     }
     Ok(Run {
-        consumer,
+        consumer: consumer.to_owned(),
         rate,
         produced,
         figures,

@@ -66,7 +66,7 @@ pub fn print(plan: &Plan, runs: &[Run]) {
         "peak KiB"
     );
     for &rate in &plan.rates {
-        for &consumer in &plan.consumers {
+        for consumer in &plan.consumers {
             let of = |name: &str| -> Vec<&Run> {
                 runs.iter()
                     .filter(|run| run.rate == rate && run.consumer == name)
