@@ -80,6 +80,13 @@ impl Barriers {
         self.outstanding.iter().copied()
     }
 
+    /// A barrier that was set before that of the marker `wd` and has not arrived; its own marker was dropped.
+    pub(crate) fn overtaken_by(&mut self, wd: i32) -> Option<u64> {
+        let marker = self.markers.iter().find(|marker| marker.wd == wd)?;
+        let first = *self.outstanding.front()?;
+        (first < marker.number).then(|| self.outstanding.pop_front())?
+    }
+
     /// Whether `wd` is a marker's, and what that means now. Markers queued before it were dropped by the kernel.
     pub(crate) fn arrived(&mut self, wd: i32) -> Option<Arrival> {
         let position = self.markers.iter().position(|marker| marker.wd == wd)?;
@@ -109,6 +116,21 @@ mod tests {
         assert_eq!(barriers.arrived(7), Some(Arrival::Barrier { number, overtaken }));
         assert_eq!(barriers.arrived(8), Some(Arrival::Stale));
         assert_eq!(barriers.arrived(8), None);
+    }
+
+    #[test]
+    fn barriers_that_lost_their_markers_come_before_a_later_one() {
+        let mut barriers = Barriers::default();
+        let numbers = [barriers.open(), barriers.open(), barriers.open()];
+        for (number, wd) in numbers.into_iter().zip(7..) {
+            barriers.mark(number, wd, false);
+        }
+        // The first two were dropped.
+        assert_eq!(barriers.overtaken_by(9), Some(numbers[0]));
+        assert_eq!(barriers.overtaken_by(9), Some(numbers[1]));
+        assert_eq!(barriers.overtaken_by(9), None);
+        let (number, overtaken) = (numbers[2], false);
+        assert_eq!(barriers.arrived(9), Some(Arrival::Barrier { number, overtaken }));
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub struct EventBatch {
 /// Consecutive records with one subject.
 #[derive(Debug)]
 struct Run {
+    /// None for an event that shares the record of the one behind it.
     records: usize,
     subject: Subject,
 }
@@ -102,6 +103,10 @@ impl EventBatch {
                 run.records += 1;
                 continue;
             }
+            while let Some(subject) = resolver.overtaken_by(record.wd, record.mask) {
+                batch.len += usize::from(!matches!(subject, Subject::Stale));
+                runs.push(Run { records: 0, subject });
+            }
             let (subject, table) = resolver.resolve(record.wd, record.mask);
             resolver = table;
             batch.overflows += usize::from(record.mask.contains(Mask::Q_OVERFLOW));
@@ -175,16 +180,19 @@ pub struct Iter<'a> {
 }
 
 impl<'a> Iter<'a> {
+    /// The next record, and its subject in `self.subject`.
     #[inline]
     fn next_record(&mut self) -> Option<Record<'a>> {
-        let record = self.records.next()?.ok()?;
         if self.in_run == 0 {
             let run = self.runs.next()?;
             self.subject = &run.subject;
+            if run.records == 0 {
+                return self.records.clone().next()?.ok();
+            }
             self.in_run = run.records;
         }
         self.in_run -= 1;
-        Some(record)
+        self.records.next()?.ok()
     }
 }
 

@@ -95,8 +95,8 @@ impl Inotify {
 
     /// The watches that have not ended, in no particular order.
     ///
-    /// A watch that ends counts until its [`IGNORED`](Mask::IGNORED) is delivered. Should an overflow have swallowed that,
-    /// the kernel's own list decides.
+    /// A watch that ends counts until its [`IGNORED`](Mask::IGNORED) is delivered. An overflow may have swallowed that, so
+    /// after one the kernel's own list is read, once, at about a microsecond a watch.
     pub fn watches(&self) -> Vec<Watch> {
         self.core.table.watches()
     }
@@ -129,7 +129,7 @@ impl Inotify {
             reads: counters.reads.load(Ordering::Relaxed),
             wakeups: counters.wakeups.load(Ordering::Relaxed),
             overflows: counters.overflows.load(Ordering::Relaxed),
-            watches: core.table.live(),
+            watches: core.table.count(),
             budget_used: pool.used_bytes(),
             budget: pool.bytes(),
             kernel_queue: fd.and_then(|fd| fd.queued_bytes().ok()).unwrap_or(0),

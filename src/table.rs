@@ -46,8 +46,16 @@ pub(crate) struct State {
     begun: u64,
     /// Events were lost, `IGNORED`s perhaps among them; and how many watches there were then.
     unsure: Option<usize>,
-    /// Watches that the kernel does not have any more, to be ended when this barrier of our own arrives.
-    gone: Option<(u64, Vec<i32>)>,
+    /// Watches that the kernel does not have any more, to be ended when that barrier of our own arrives.
+    gone: Vec<(u64, HashSet<i32>)>,
+}
+
+/// An `add_watch` under way.
+#[derive(Clone, Copy, Debug)]
+struct Ticket {
+    number: u64,
+    /// Whether there was no other when it began.
+    alone: bool,
 }
 
 /// Watch descriptors are small consecutive numbers; one multiplication spreads them.
@@ -83,7 +91,7 @@ impl Table {
                 adding: 0,
                 begun: 0,
                 unsure: None,
-                gone: None,
+                gone: Vec::new(),
             }),
             added: Condvar::new(),
         }
@@ -124,7 +132,7 @@ impl Table {
         let result = added.map_err(failed).and_then(|wd| {
             // If another call overlapped with this one on the same inode, nobody knows which came last. Then we make
             // this one the last: again, and under the lock.
-            let alone = state.adding == 1 && state.begun == ticket;
+            let alone = ticket.alone && state.begun == ticket.number;
             let known = state.watches.get(&wd).is_some_and(|watch| !watch.is_ended());
             let wd = match known && !alone {
                 true => fd.add_watch(&name, mask).map_err(failed)?,
@@ -135,7 +143,8 @@ impl Table {
         state.adding -= 1;
         let live = state.live();
         fd.watches.store(live, Ordering::Relaxed);
-        let check = state.unsure.is_some_and(|then| live > 2 * then + ENDED_KEPT);
+        // Not each time: looking costs as much as there are watches.
+        let check = state.unsure.is_some_and(|then| live > then + then / 4 + 256);
         drop(state);
         self.added.notify_all();
         if check {
@@ -144,12 +153,16 @@ impl Table {
         result
     }
 
-    fn begin_add(&self, operation: &'static str) -> Result<(Arc<InotifyFd>, u64)> {
+    fn begin_add(&self, operation: &'static str) -> Result<(Arc<InotifyFd>, Ticket)> {
         let mut state = self.lock();
         let fd = state.fd.clone().ok_or_else(|| Error::closed(operation))?;
-        state.adding += 1;
         state.begun += 1;
-        Ok((fd, state.begun))
+        let ticket = Ticket {
+            number: state.begun,
+            alone: state.adding == 0,
+        };
+        state.adding += 1;
+        Ok((fd, ticket))
     }
 
     pub(crate) fn remove(&self, watch: &Watch) -> Result<()> {
@@ -170,23 +183,27 @@ impl Table {
 
     /// The watches that have not ended.
     pub(crate) fn watches(&self) -> Vec<Watch> {
-        let (fd, unsure) = {
-            let state = self.lock();
-            (state.fd.clone(), state.unsure.is_some())
-        };
-        // After a loss, the kernel's own list is the truth. Read before ours: what is added meanwhile is not missed.
-        let kernel = fd.filter(|_| unsure).and_then(|fd| {
-            let before = self.lock().watches.keys().copied().collect();
-            kernel_watches(&fd).map(|kernel| gone(before, &kernel))
-        });
-        let gone = kernel.unwrap_or_default();
-        let state = self.lock();
-        let live = state.watches.values().filter(|watch| !watch.is_ended());
-        live.filter(|watch| !gone.contains(&watch.wd())).cloned().collect()
+        self.certain().present().cloned().collect()
     }
 
-    pub(crate) fn live(&self) -> usize {
-        self.lock().live()
+    /// How many watches have not ended.
+    pub(crate) fn count(&self) -> usize {
+        let state = self.certain();
+        match state.gone.is_empty() {
+            true => state.live(),
+            false => state.present().count(),
+        }
+    }
+
+    /// The state, and if there was a loss, after asking the kernel what is left.
+    fn certain(&self) -> MutexGuard<'_, State> {
+        let state = self.lock();
+        if state.unsure.is_none() {
+            return state;
+        }
+        drop(state);
+        self.check();
+        self.lock()
     }
 
     /// Sets a barrier: queues its marker.
@@ -209,16 +226,20 @@ impl Table {
     /// After a loss: has the watches ended that the kernel does not have any more, once all their events have passed.
     fn check(&self) {
         let (fd, before): (_, Vec<i32>) = {
-            let mut state = self.lock();
-            state.unsure = None;
-            (state.fd.clone(), state.watches.keys().copied().collect())
+            let state = self.lock();
+            let live = state.watches.iter().filter(|(_, watch)| !watch.is_ended());
+            (state.fd.clone(), live.map(|(wd, _)| *wd).collect())
         };
         let Some(fd) = fd else { return };
         let Some(kernel) = kernel_watches(&fd) else { return };
+        let gone = before.into_iter().filter(|wd| !kernel.contains(wd)).collect();
         let mut state = self.lock();
         let number = state.barriers.open();
         match state.mark(&fd, number, false) {
-            Ok(()) => state.gone = Some((number, gone(before, &kernel))),
+            Ok(()) => {
+                state.unsure = None;
+                state.gone.push((number, gone));
+            }
             Err(_) => state.barriers.withdraw(number),
         }
     }
@@ -230,10 +251,6 @@ impl Table {
             state: self.lock(),
         }
     }
-}
-
-fn gone(before: Vec<i32>, kernel: &HashSet<i32>) -> Vec<i32> {
-    before.into_iter().filter(|wd| !kernel.contains(wd)).collect()
 }
 
 /// The watch descriptors the kernel lists for this instance (proc(5), `fdinfo`).
@@ -287,6 +304,13 @@ impl State {
         self.watches.len() - self.ended.len()
     }
 
+    /// The watches that have not ended, and those that are to be ended left out.
+    fn present(&self) -> impl Iterator<Item = &Watch> {
+        let gone = |wd: i32| self.gone.iter().any(|(_, gone)| gone.contains(&wd));
+        let present = move |watch: &&Watch| !watch.is_ended() && !gone(watch.wd());
+        self.watches.values().filter(present)
+    }
+
     fn insert(&mut self, instance: u64, wd: i32, path: &Path, mask: Mask) -> Watch {
         if let Some(watch) = self.watches.get(&wd)
             && !watch.is_ended()
@@ -332,13 +356,12 @@ impl State {
         let Arrival::Barrier { number, overtaken } = arrival else {
             return Subject::Stale;
         };
-        match self.gone.take_if(|(waiting, _)| *waiting == number) {
-            None => Subject::Barrier { number, overtaken },
-            Some((_, gone)) => {
-                gone.into_iter().for_each(|wd| self.end(wd));
-                Subject::Stale
-            }
-        }
+        let Some(place) = self.gone.iter().position(|(waiting, _)| *waiting == number) else {
+            return Subject::Barrier { number, overtaken };
+        };
+        let (_, gone) = self.gone.swap_remove(place);
+        gone.into_iter().for_each(|wd| self.end(wd));
+        Subject::Stale
     }
 
     /// The watch has ended. It stays known for a while.
@@ -381,6 +404,17 @@ pub(crate) struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
+    /// If this event is a marker: a barrier that was set before that marker's and has not arrived, so that the overflow
+    /// has dropped it. Such come first, as they were set first.
+    pub(crate) fn overtaken_by(&mut self, wd: i32, mask: Mask) -> Option<Subject> {
+        if !mask.contains(Mask::IGNORED) {
+            return None;
+        }
+        let number = self.state.barriers.overtaken_by(wd)?;
+        let overtaken = true;
+        Some(self.state.marker_arrived(Arrival::Barrier { number, overtaken }))
+    }
+
     /// The subject of an event, and the table as it is behind it.
     pub(crate) fn resolve(mut self, wd: i32, mask: Mask) -> (Subject, Self) {
         if mask.contains(Mask::Q_OVERFLOW) {

@@ -103,7 +103,8 @@ impl Watch {
             Mask::empty()
         };
         told.mask = kept | mask.difference(Mask::WATCH_FLAGS);
-        if *told.path != *path {
+        // Paths that lead to the same place are equal, and their bytes need not be.
+        if told.path.as_os_str() != path.as_os_str() {
             told.path = path.into();
         }
     }
@@ -114,7 +115,7 @@ impl Watch {
         target.clear();
         target.push(self.told().path.as_os_str());
         if let Some(name) = name {
-            if !target.as_encoded_bytes().ends_with(b"/") {
+            if !matches!(target.as_encoded_bytes().last(), None | Some(b'/')) {
                 target.push("/");
             }
             target.push(name);

@@ -76,7 +76,7 @@ fn run(test: &str, command: &mut Command) -> io::Result<()> {
         "{test} failed in a child:\n{out}\n{err}"
     );
     for line in err.lines().filter(|line| line.starts_with("SKIPPED")) {
-        eprintln!("{line}");
+        super::say(line);
     }
     Ok(())
 }

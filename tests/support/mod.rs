@@ -13,14 +13,14 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringwatch::{
     Backend, Barrier, Builder, EventBatch, EventStream, Inotify, Limits, Mask, OwnedEvent, Reader, Result, Watch,
 };
 
 /// How long to wait for what must come. It is there to end a test that would hang, and measures nothing.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A way to read events.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +74,12 @@ pub(crate) fn skip(what: &str, required: &str, why: &dyn std::fmt::Display) {
         std::env::var(required).as_deref() != Ok("1"),
         "{required} is set, and {what} can't be had: {why}"
     );
-    // Not by `eprintln`, which is shown only for tests that fail.
-    let _ = writeln!(stderr(), "SKIPPED: {what} can't be had here: {why}");
+    say(&format!("SKIPPED: {what} can't be had here: {why}"));
+}
+
+/// Not by `eprintln`, which is shown only for tests that fail.
+fn say(line: &str) {
+    let _ = writeln!(stderr(), "{line}");
 }
 
 impl Setup {
@@ -99,6 +103,11 @@ impl Setup {
 
     pub(crate) fn recorder(&self) -> Recorder {
         self.read(self.inotify())
+    }
+
+    /// Whether nothing is read but when it is asked for.
+    pub(crate) fn reads_in_place(&self) -> bool {
+        matches!(self.half, Half::Reader)
     }
 }
 
@@ -138,6 +147,15 @@ impl Recorder {
         next.map(|batch| batch.expect("a batch that was due did not come"))
     }
 
+    /// The next batch, however long that takes, or none at the end.
+    pub(crate) fn wait(&mut self) -> Option<EventBatch> {
+        let next = match &mut self.half {
+            ReadingHalf::Stream(stream) => stream.wait(),
+            ReadingHalf::Reader(reader) => reader.wait(),
+        };
+        next.map(|batch| batch.expect("reading goes on"))
+    }
+
     /// All events up to the barrier, and that.
     pub(crate) fn until(&mut self, barrier: Barrier) -> Vec<OwnedEvent> {
         let mut events = Vec::new();
@@ -170,14 +188,20 @@ impl Recorder {
     }
 }
 
-/// The masks and names of events, as in inotify(7); `""` stands for no name.
+/// Waits for what no event tells, such as that another thread has read.
+pub(crate) fn wait_until(condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "what was due did not happen");
+        thread::yield_now();
+    }
+}
+
+/// The masks and names of events; `""` stands for no name.
 pub(crate) fn seen(events: &[OwnedEvent]) -> Vec<(Mask, &str)> {
-    let name = |event: &'_ OwnedEvent| event.name().is_none();
-    let text = |event| match name(event) {
-        true => "",
-        false => event.name().and_then(|name| name.to_str()).expect("a name in UTF-8"),
-    };
-    events.iter().map(|event| (event.mask(), text(event))).collect()
+    let text = |name: Option<_>| name.map_or("", |name: &std::ffi::OsStr| name.to_str().expect("a name in UTF-8"));
+    let pair = |event| (OwnedEvent::mask(event), text(OwnedEvent::name(event)));
+    events.iter().map(pair).collect()
 }
 
 pub(crate) fn file(path: impl AsRef<Path>) -> File {
@@ -189,6 +213,9 @@ pub(crate) struct Flood {
     files: [File; 2],
     written: usize,
 }
+
+/// Bytes of one of these events: a header and a short name, padded.
+pub(crate) const FLOOD_EVENT: usize = 16 + 16;
 
 impl Flood {
     /// Makes its files in a directory, which is to be watched for [`Mask::MODIFY`].
@@ -207,10 +234,22 @@ impl Flood {
         }
     }
 
+    /// Fails unless these are the events of a flood, from its first on, none missing.
+    pub(crate) fn assert_caused(events: &[OwnedEvent]) {
+        let names = ["flood-0", "flood-1"].into_iter().cycle();
+        for (number, (event, name)) in seen(events).into_iter().zip(names).enumerate() {
+            assert_eq!(event, (Mask::MODIFY, name), "at {number}");
+        }
+    }
+
     /// Fills an empty queue, and more. Answers how many events it holds.
     pub(crate) fn overflow(&mut self) -> usize {
-        let limit = Limits::read().expect("limits").max_queued_events as usize;
+        let limit = queue_limit();
         self.cause(limit + 10);
         limit
     }
+}
+
+pub(crate) fn queue_limit() -> usize {
+    Limits::read().expect("limits").max_queued_events as usize
 }
