@@ -220,8 +220,13 @@ pub(crate) const FLOOD_EVENT: usize = 16 + 16;
 impl Flood {
     /// Makes its files in a directory, which is to be watched for [`Mask::MODIFY`].
     pub(crate) fn new(dir: &Path) -> Self {
+        Self::across(dir, dir)
+    }
+
+    /// With a file in each of two directories.
+    pub(crate) fn across(one: &Path, other: &Path) -> Self {
         Self {
-            files: ["flood-0", "flood-1"].map(|name| file(dir.join(name))),
+            files: [one.join("flood-0"), other.join("flood-1")].map(file),
             written: 0,
         }
     }

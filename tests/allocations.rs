@@ -1,0 +1,78 @@
+//! In steady state, no allocation: not for an event, not for a batch, on no thread.
+//!
+//! One test, so that nothing else in the process allocates.
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ringwatch::{EventBatch, Mask, Result};
+use support::{Flood, backends};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Causes events and takes them, round after round. Answers how many allocations that took after the first rounds.
+fn rounds(flood: &mut Flood, mut next: impl FnMut() -> Option<Result<EventBatch>>) -> usize {
+    let mut path = PathBuf::with_capacity(4_096);
+    let mut before = 0;
+    for round in 0..200 {
+        if round == 50 {
+            before = ALLOCATIONS.load(Ordering::Relaxed);
+        }
+        for events in [1, 700] {
+            flood.cause(events);
+            let mut seen = 0;
+            while seen < events {
+                for event in &next().expect("it goes on").expect("a batch") {
+                    assert!(event.mask() == Mask::MODIFY && event.name().is_some());
+                    assert!(event.watch().is_some() && event.write_path(&mut path));
+                    seen += 1;
+                }
+            }
+            assert_eq!(seen, events);
+        }
+    }
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
+#[test]
+fn events_and_batches_allocate_nothing() {
+    for &backend in backends() {
+        // Several directories, so that a batch has many watches.
+        let dirs = [tempfile::tempdir(), tempfile::tempdir()].map(|dir| dir.expect("a directory"));
+        let inotify = ringwatch::Inotify::builder()
+            .backend(backend)
+            .build()
+            .expect("an instance");
+        for dir in &dirs {
+            inotify.add_watch(dir.path(), Mask::MODIFY).expect("a watch");
+        }
+        let mut flood = Flood::across(dirs[0].path(), dirs[1].path());
+        let mut reader = inotify.reader().expect("a reader");
+        assert_eq!(rounds(&mut flood, || reader.wait()), 0, "reader on {backend:?}");
+        drop(reader);
+        let mut stream = inotify.stream().expect("a stream");
+        assert_eq!(rounds(&mut flood, || stream.wait()), 0, "stream on {backend:?}");
+    }
+}
