@@ -69,7 +69,6 @@ impl Barriers {
     /// The barrier could not be set.
     pub(crate) fn withdraw(&mut self, number: u64) {
         self.outstanding.retain(|&other| other != number);
-        self.markers.retain(|marker| marker.number != number);
     }
 
     pub(crate) fn mark(&mut self, number: u64, wd: i32, overtaken: bool) {

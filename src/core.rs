@@ -84,6 +84,8 @@ impl Core {
         if report.kind() == BackendKind::Uring {
             let refused = match make(Some(report.features())) {
                 Ok(made) => return Ok(made),
+                // Not a word about io_uring: epoll would meet the same.
+                Err(cause) if is_out_of_descriptors(&cause) => return Err(out_of_descriptors(operation, &cause)),
                 Err(cause) => probe::refusal("set up io_uring", &cause),
             };
             if self.choice == Backend::Uring {
@@ -91,7 +93,23 @@ impl Core {
             }
             self.fall_back(refused);
         }
-        make(None).map_err(|cause| Error::os(ErrorKind::Other, operation, &cause))
+        make(None).map_err(|cause| match is_out_of_descriptors(&cause) {
+            true => out_of_descriptors(operation, &cause),
+            false => Error::os(ErrorKind::Other, operation, &cause),
+        })
+    }
+
+    pub(crate) fn set_report(&self, report: BackendReport) {
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    }
+
+    /// Why there is nothing more to come.
+    pub(crate) fn ended(&self, operation: &'static str) -> Error {
+        if self.feed.queue.is_closed() {
+            return Error::closed(operation);
+        }
+        Error::text(ErrorKind::ReaderFailed, operation, "reading has failed before")
+            .mended_by("drop this reader or stream and open another")
     }
 
     /// From now on epoll, if the choice was left to us. Answers whether it was.
@@ -101,8 +119,7 @@ impl Core {
         }
         #[cfg(feature = "tracing")]
         tracing::warn!(instance = self.instance, %refusal, "falling back to epoll");
-        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        *report = BackendReport::epoll(Some(refusal));
+        self.set_report(BackendReport::epoll(Some(refusal)));
         true
     }
 
@@ -160,11 +177,19 @@ impl Core {
     }
 }
 
+fn is_out_of_descriptors(cause: &io::Error) -> bool {
+    matches!(cause.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+fn out_of_descriptors(operation: &'static str, cause: &io::Error) -> Error {
+    Error::os(ErrorKind::DescriptorLimit, operation, cause).mended_by("raise RLIMIT_NOFILE with ulimit -n")
+}
+
 fn malformed_error(malformed: Malformed) -> Error {
     let Malformed { offset, claimed, left } = malformed;
     let cause = format!("the record at byte {offset} of a read claims {claimed} bytes, and {left} are left");
     Error::text(ErrorKind::Malformed, "decode events", cause)
-        .mended_by("this read's remaining events are lost; later ones are not affected")
+        .mended_by("the events behind it in this buffer are lost; later ones are not affected")
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@
 //! their own, so nobody's window delays anybody else. It only moves filled buffers to queues: however slow a consumer is,
 //! the others do not notice.
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,11 +44,11 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Mailbox {
-    commands: Vec<Command>,
+    commands: VecDeque<Command>,
     /// What is read; kept here so that a panic of the thread finds it.
     attached: Vec<(SourceId, Arc<Feed>)>,
-    /// The thread has failed. Nothing is read any more, and commands are carried out by who gives them.
-    failed: bool,
+    /// The thread has ended. Nothing is read any more, and commands are carried out by who gives them.
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -84,7 +85,7 @@ impl Driver {
         }));
         let (ready, started) = sync_channel(1);
         let body = driver.clone();
-        spawn_without_signals(NAME, move || body.run(&ready))?;
+        spawn_without_signals(NAME, move || body.run(ready))?;
         started
             .recv()
             .unwrap_or_else(|_| Err(io::Error::other("the reader thread panicked")))?;
@@ -92,13 +93,11 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Has a source read from now on.
-    pub(crate) fn attach(&self, source: Source) -> io::Result<()> {
+    /// Has a source read from now on. The answer comes when that is so.
+    pub(crate) fn attach(&self, source: Source) -> Receiver<io::Result<()>> {
         let (done, attached) = sync_channel(1);
         self.tell(Command::Attach(source, done));
         attached
-            .recv()
-            .unwrap_or_else(|_| Err(io::Error::other("the reader thread has failed")))
     }
 
     /// Has a feed's source no longer read, and the feed told when that is so. Does not wait for it.
@@ -122,14 +121,12 @@ impl Driver {
 
     fn tell(&self, command: Command) {
         let mut mailbox = self.mailbox();
-        if mailbox.failed {
+        if mailbox.ended {
             drop(mailbox);
-            if let Command::Detach(feed) = command {
-                feed.queue.left();
-            }
+            command.refuse();
             return;
         }
-        mailbox.commands.push(command);
+        mailbox.commands.push_back(command);
         drop(mailbox);
         self.0.notifier.signal();
     }
@@ -148,8 +145,8 @@ impl Driver {
         last
     }
 
-    fn run(&self, ready: &SyncSender<io::Result<()>>) {
-        let drive = || {
+    fn run(&self, ready: SyncSender<io::Result<()>>) {
+        let drive = move || {
             let notifier = Arc::clone(&self.0.notifier);
             let mut engine = match Engine::new(self.0.wanted.uring, 64, notifier) {
                 Ok(engine) => engine,
@@ -163,7 +160,7 @@ impl Driver {
         };
         let ended = panic::catch_unwind(AssertUnwindSafe(drive));
         let error = match ended {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return self.end(None),
             Ok(Err(cause)) => Error::os(ErrorKind::ReaderFailed, "wait for events", &cause),
             Err(panic) => {
                 let message = panic.downcast_ref::<&str>().copied();
@@ -172,35 +169,38 @@ impl Driver {
                 Error::text(ErrorKind::ReaderFailed, "wait for events", cause)
             }
         };
-        self.fail(&error);
+        self.end(Some(&error));
     }
 
     /// Reads until the last stream is gone.
     fn drive(&self, engine: &mut Engine) -> io::Result<()> {
         loop {
-            let commands = std::mem::take(&mut self.mailbox().commands);
-            let mut ended = false;
-            for command in commands {
-                match command {
-                    Command::Attach(source, done) => {
-                        let feed = Arc::clone(&source.feed);
-                        let attached = engine.attach(source);
-                        let attached = attached.map(|id| self.mailbox().attached.push((id, feed)));
-                        let _ = done.send(attached);
-                    }
-                    Command::Detach(feed) => {
-                        self.let_go(engine, &feed);
-                        ended = self.one_less();
-                    }
-                    Command::GiveUp => ended = self.one_less(),
-                    #[cfg(test)]
-                    Command::Panic => panic!("asked to"),
+            // All of them before it waits again: what an engine does for a command can take a signal with it.
+            let command = self.mailbox().commands.pop_front();
+            let Some(command) = command else {
+                engine.turn(Wait::forever(self.0.wanted.window))?;
+                continue;
+            };
+            let last = match command {
+                Command::Attach(source, done) => {
+                    let feed = Arc::clone(&source.feed);
+                    let attached = engine.attach(source);
+                    let attached = attached.map(|id| self.mailbox().attached.push((id, feed)));
+                    // Whoever asked may have gone.
+                    let _ = done.send(attached);
+                    false
                 }
-            }
-            if ended {
+                Command::Detach(feed) => {
+                    self.let_go(engine, &feed);
+                    self.one_less()
+                }
+                Command::GiveUp => self.one_less(),
+                #[cfg(test)]
+                Command::Panic => panic!("asked to"),
+            };
+            if last {
                 return Ok(());
             }
-            engine.turn(Wait::forever(self.0.wanted.window))?;
         }
     }
 
@@ -215,22 +215,27 @@ impl Driver {
         feed.queue.left();
     }
 
-    /// Tells every stream why there will be no more.
-    fn fail(&self, error: &Error) {
+    /// The thread ends. Tells every stream that is left why there will be no more.
+    fn end(&self, error: Option<&Error>) {
         drivers().retain(|(driver, _)| !Arc::ptr_eq(&driver.0, &self.0));
         let mut mailbox = self.mailbox();
-        mailbox.failed = true;
+        mailbox.ended = true;
         let attached = std::mem::take(&mut mailbox.attached);
         let commands = std::mem::take(&mut mailbox.commands);
         drop(mailbox);
-        for (_, feed) in attached {
-            feed.queue.fail(error.clone());
+        if let Some(error) = error {
+            attached.iter().for_each(|(_, feed)| feed.queue.fail(error.clone()));
         }
-        for command in commands {
-            // An `Attach` is answered by dropping the sender.
-            if let Command::Detach(feed) = command {
-                feed.queue.left();
-            }
+        commands.into_iter().for_each(Command::refuse);
+    }
+}
+
+impl Command {
+    /// There is no thread to carry it out.
+    fn refuse(self) {
+        // An `Attach` is answered by dropping the sender.
+        if let Self::Detach(feed) = self {
+            feed.queue.left();
         }
     }
 }
@@ -250,12 +255,14 @@ mod tests {
         };
         let driver = Driver::join(wanted).unwrap();
         let feed = Feed::new(Pool::new(2, 4096).unwrap());
-        feed.queue.enter("test", Half::Stream(driver.clone())).unwrap();
         let source = Source {
             fd: Arc::new(InotifyFd::new().unwrap()),
             feed: Arc::clone(&feed),
         };
-        driver.attach(source).unwrap();
+        let attached = feed
+            .queue
+            .enter("test", Half::Stream(driver.clone()), || driver.attach(source));
+        attached.unwrap().recv().unwrap().unwrap();
         driver.panic();
         match feed.queue.wait(None) {
             Taken::Failed(error) => {
@@ -268,7 +275,7 @@ mod tests {
         feed.queue.leave(&feed);
         let next = Driver::join(wanted).unwrap();
         assert!(!Arc::ptr_eq(&driver.0, &next.0));
-        feed.queue.enter("test", Half::Stream(next)).unwrap();
+        feed.queue.enter("test", Half::Stream(next), || ()).unwrap();
         feed.queue.leave(&feed);
     }
 }

@@ -141,6 +141,11 @@ impl Pace {
         Some(wait.timeout.map(|timeout| timeout.saturating_sub(slept)))
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_kept(&self) -> bool {
+        self.last_busy.is_some()
+    }
+
     /// A turn brought events.
     pub(crate) fn busy(&mut self) {
         self.last_busy = Some(Instant::now());
@@ -193,6 +198,35 @@ mod tests {
                 }
                 assert!(turns <= 5, "{turns} turns of {engine:?} with {window:?}");
             }
+        }
+    }
+
+    /// An engine that could not read all there was must not wait for a window to read the rest.
+    #[test]
+    fn the_window_is_kept_only_when_all_was_read() {
+        let keeps_window = |engine: &Engine| match engine {
+            Engine::Uring(uring) => uring.keeps_window(),
+            Engine::Epoll(epoll) => epoll.keeps_window(),
+        };
+        for (mut engine, source, id) in engines() {
+            engine.detach(id);
+            let feed = Feed::new(Pool::new(64, 272).unwrap());
+            let source = Source { feed, ..source };
+            engine.attach(source.clone()).unwrap();
+            // 17 records a buffer, in more buffers than one turn takes.
+            (0..17 * 40).for_each(|_| cause(&source));
+            let mut turns = 0;
+            while source.fd.queued_bytes().unwrap() > 0 {
+                engine.turn(Wait::forever(Duration::ZERO)).unwrap();
+                turns += 1;
+                if source.fd.queued_bytes().unwrap() > 0 {
+                    assert!(!keeps_window(&engine), "{engine:?} after {turns}");
+                }
+            }
+            assert!(turns > 1, "{engine:?}");
+            cause(&source);
+            engine.turn(Wait::forever(Duration::ZERO)).unwrap();
+            assert!(keeps_window(&engine), "{engine:?}");
         }
     }
 

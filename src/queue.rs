@@ -222,8 +222,8 @@ impl Queue {
         }
     }
 
-    /// Takes the place of the one reading half.
-    pub(crate) fn enter(&self, operation: &'static str, half: Half) -> Result<()> {
+    /// Takes the place of the one reading half. What `begin` does comes before anything that a `close` does.
+    pub(crate) fn enter<T>(&self, operation: &'static str, half: Half, begin: impl FnOnce() -> T) -> Result<T> {
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -241,7 +241,7 @@ impl Queue {
         }
         state.failure = None;
         state.half = half;
-        Ok(())
+        Ok(begin())
     }
 
     /// The consumer is gone. A stream's driver is told, and frees the place when it has let go.

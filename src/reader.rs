@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backend::{BackendKind, BackendReport};
 use crate::batch::EventBatch;
 use crate::core::{Core, Next};
 use crate::engine::{Engine, Source, Wait};
@@ -16,6 +17,9 @@ const WAIT: &str = "wait for events";
 
 /// A ring serves one thread, so a reader that moves gets a new one. One that keeps moving is better off without.
 const MOST_MOVES: u32 = 4;
+
+/// Looks at a kernel that says it has events and gives none. One is normal, more are not seen.
+const MOST_LOOKS: u32 = 64;
 
 /// The events of an instance, read in place by the thread that asks: no other thread, no second wake-up, the lowest
 /// latency.
@@ -54,6 +58,8 @@ pub struct Reader {
     notifier: Arc<Notifier>,
     gate: Gate,
     moves: u32,
+    /// What was true before this reader moved too often. It is again for whoever reads next.
+    before_moving: Option<BackendReport>,
     ended: bool,
 }
 
@@ -67,7 +73,7 @@ impl Reader {
         let notifier = Arc::new(Notifier::new().map_err(failed)?);
         let gate = Gate::new(&notifier).map_err(failed)?;
         let half = Half::Reader(Arc::clone(&notifier));
-        core.feed.queue.enter(OPERATION, half)?;
+        core.feed.queue.enter(OPERATION, half, || ())?;
         Ok(Self {
             core,
             source,
@@ -75,6 +81,7 @@ impl Reader {
             notifier,
             gate,
             moves: 0,
+            before_moving: None,
             ended: false,
         })
     }
@@ -83,6 +90,9 @@ impl Reader {
     ///
     /// Signals that are handled on this thread meanwhile do not end the wait.
     pub fn wait(&mut self) -> Option<Result<EventBatch>> {
+        if self.ended {
+            return None;
+        }
         match self.wait_until(None) {
             Ok(batch) => batch.map(Ok),
             Err(error) if error.kind() == ErrorKind::Closed => None,
@@ -101,6 +111,17 @@ impl Reader {
     }
 
     fn wait_until(&mut self, deadline: Option<Instant>) -> Result<Option<EventBatch>> {
+        let shown = self.gate.shown().map_err(|cause| self.failed(&cause))?;
+        let batch = self.wait_for(deadline);
+        if shown {
+            let opened = self.gate.open(&self.source.fd);
+            opened.map_err(|cause| self.failed(&cause))?;
+            self.show_rest();
+        }
+        batch
+    }
+
+    fn wait_for(&mut self, deadline: Option<Instant>) -> Result<Option<EventBatch>> {
         let mut last = false;
         loop {
             if let Some(batch) = self.take()? {
@@ -129,6 +150,7 @@ impl Reader {
     pub fn try_next(&mut self) -> Result<Option<EventBatch>> {
         let shown = self.gate.shown().map_err(|cause| self.failed(&cause))?;
         if shown
+            && self.notifier.is_signalled()
             && self.notifier.clear()
             && let Some(engine) = &mut self.engine
         {
@@ -144,18 +166,28 @@ impl Reader {
             };
             gated.map_err(|cause| self.failed(&cause))?;
         }
-        if shown && !self.core.feed.queue.is_empty() {
-            // More is here already, which the kernel's descriptor does not show.
-            self.notifier.signal();
+        if shown {
+            self.show_rest();
         }
         Ok(batch)
+    }
+
+    /// More may be here already, which the kernel's descriptor does not show.
+    fn show_rest(&self) {
+        let queue = &self.core.feed.queue;
+        if !queue.is_empty() || queue.is_closed() {
+            self.notifier.signal();
+        }
     }
 
     /// Asks the kernel, without waiting.
     fn ask(&mut self) -> Result<Option<EventBatch>> {
         // The ring can be behind the descriptor by a moment, and whoever waits for an edge would then wait too long. So
         // nothing came only if nothing waits.
-        while self.kernel_has_events()? && !self.has_no_room() {
+        for _ in 0..MOST_LOOKS {
+            if !self.kernel_has_events()? || self.has_no_room() {
+                break;
+            }
             self.settle()?;
             self.turn(Wait::NOT)?;
             let batch = self.take()?;
@@ -187,7 +219,7 @@ impl Reader {
     /// The next batch of those that were read.
     fn take(&mut self) -> Result<Option<EventBatch>> {
         if self.ended {
-            return Err(Error::closed(WAIT));
+            return Err(self.core.ended(WAIT));
         }
         match self.core.take(None) {
             Next::Batch(batch) => Ok(Some(batch)),
@@ -224,7 +256,10 @@ impl Reader {
             let cause = format!("the reader moved between threads {MOST_MOVES} times");
             let refusal = Error::text(ErrorKind::BackendUnavailable, "use io_uring", cause)
                 .mended_by("keep it on one thread, or use a stream");
-            self.core.fall_back(refusal);
+            let before = self.core.report();
+            if before.kind() == BackendKind::Uring && self.core.fall_back(refusal) {
+                self.before_moving = Some(before);
+            }
         }
         let engine = self.core.with_backend(WAIT, |uring| {
             let mut engine = Engine::new(uring, 1, Arc::clone(&self.notifier))?;
@@ -277,6 +312,7 @@ impl Reader {
 /// Readable when [`try_next`](Reader::try_next) has something to do. For waiting on only.
 impl AsFd for Reader {
     fn as_fd(&self) -> BorrowedFd<'_> {
+        self.show_rest();
         self.gate.show(&self.source.fd, &self.notifier, self.core.window)
     }
 }
@@ -291,6 +327,9 @@ impl Drop for Reader {
     fn drop(&mut self) {
         // First nobody reads any more, then the place is free.
         self.engine = None;
+        if let Some(before) = self.before_moving.take() {
+            self.core.set_report(before);
+        }
         self.core.feed.queue.leave(&self.core.feed);
     }
 }

@@ -66,14 +66,19 @@ impl EventStream {
                 window: core.window,
             })
         })?;
-        if let Err(error) = core.feed.queue.enter(OPERATION, Half::Stream(driver.clone())) {
-            driver.give_up();
-            return Err(error);
-        }
+        let half = Half::Stream(driver.clone());
+        let attached = core.feed.queue.enter(OPERATION, half, || driver.attach(source));
+        let attached = attached.inspect_err(|_| driver.give_up())?;
         let stream = Self { core, ended: false };
-        match driver.attach(source) {
-            Ok(()) => Ok(stream),
-            Err(cause) => Err(Error::os(ErrorKind::ReaderFailed, OPERATION, &cause)),
+        match attached.recv() {
+            Ok(Ok(())) => Ok(stream),
+            Ok(Err(cause)) => Err(Error::os(ErrorKind::ReaderFailed, OPERATION, &cause)),
+            Err(_) if stream.core.feed.queue.is_closed() => Err(Error::closed(OPERATION)),
+            Err(_) => Err(Error::text(
+                ErrorKind::ReaderFailed,
+                OPERATION,
+                "the reader thread has failed",
+            )),
         }
     }
 
@@ -92,12 +97,12 @@ impl EventStream {
     /// [`Closed`](ErrorKind::Closed) once the stream has ended, and as [`wait`](Self::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<EventBatch>> {
         if self.ended {
-            return Err(Error::closed("wait for events"));
+            return Err(self.core.ended("wait for events"));
         }
         let next = self.core.wait(Instant::now().checked_add(timeout));
         match self.deliver(next) {
             Some(Some(batch)) => batch.map(Some),
-            Some(None) => Err(Error::closed("wait for events")),
+            Some(None) => Err(self.core.ended("wait for events")),
             None => Ok(None),
         }
     }
@@ -107,7 +112,8 @@ impl EventStream {
         std::iter::from_fn(|| self.wait())
     }
 
-    /// The events one by one, each with its own copy of its name: for those who do not want batches.
+    /// The events one by one, each with its own copy of its name: for those who do not want batches. Dropping it loses the
+    /// rest of the batch it was in.
     pub fn events(self) -> Events {
         Events {
             stream: self,

@@ -36,26 +36,27 @@ pub(crate) struct Table {
 #[derive(Debug)]
 pub(crate) struct State {
     fd: Option<Arc<InotifyFd>>,
-    watches: HashMap<i32, Watch, BuildHasherDefault<WdHasher>>,
+    watches: HashMap<i32, Entry, BuildHasherDefault<WdHasher>>,
     ended: VecDeque<i32>,
     barriers: Barriers,
     /// Made with the first barrier.
     marker: Option<MarkerInode>,
-    /// Calls of `inotify_add_watch` under way, and begun.
+    /// Calls of `inotify_add_watch` under way, and ended.
     adding: usize,
-    begun: u64,
+    added: u64,
+    /// Barriers are to be marked again and could not be.
+    unmarked: bool,
     /// Events were lost, `IGNORED`s perhaps among them; and how many watches there were then.
     unsure: Option<usize>,
     /// Watches that the kernel does not have any more, to be ended when that barrier of our own arrives.
     gone: Vec<(u64, HashSet<i32>)>,
 }
 
-/// An `add_watch` under way.
-#[derive(Clone, Copy, Debug)]
-struct Ticket {
-    number: u64,
-    /// Whether there was no other when it began.
-    alone: bool,
+#[derive(Debug)]
+struct Entry {
+    watch: Watch,
+    /// The number of the `add_watch` that was the last to change it.
+    changed: u64,
 }
 
 /// Watch descriptors are small consecutive numbers; one multiplication spreads them.
@@ -89,7 +90,8 @@ impl Table {
                 barriers: Barriers::default(),
                 marker: None,
                 adding: 0,
-                begun: 0,
+                added: 0,
+                unmarked: false,
                 unsure: None,
                 gone: Vec::new(),
             }),
@@ -126,20 +128,27 @@ impl Table {
         let name = CString::new(path.as_os_str().as_bytes())
             .map_err(|_| Error::text(ErrorKind::InvalidInput, OPERATION, "the path contains a NUL byte").at(path))?;
         let failed = |cause| add_error(OPERATION, Some(path), mask, &cause);
-        let (fd, ticket) = self.begin_add(OPERATION)?;
-        let added = fd.add_watch(&name, mask);
-        let mut state = self.lock();
-        let result = added.map_err(failed).and_then(|wd| {
-            // If another call overlapped with this one on the same inode, nobody knows which came last. Then we make
-            // this one the last: again, and under the lock.
-            let alone = ticket.alone && state.begun == ticket.number;
-            let known = state.watches.get(&wd).is_some_and(|watch| !watch.is_ended());
-            let wd = match known && !alone {
-                true => fd.add_watch(&name, mask).map_err(failed)?,
-                false => wd,
+        let (fd, mut begun) = {
+            let mut state = self.lock();
+            let fd = state.fd.clone().ok_or_else(|| Error::closed(OPERATION))?;
+            state.adding += 1;
+            (fd, state.added)
+        };
+        let (result, mut state) = loop {
+            let added = fd.add_watch(&name, mask);
+            let mut state = self.lock();
+            // If another call has changed this inode's watch since this one began, nobody knows which of them the kernel
+            // heard last. Then this one is made again, to be the last.
+            let raced = |wd: &i32| {
+                let entry = state.watches.get(wd);
+                entry.is_some_and(|entry| entry.changed > begun && !entry.watch.is_ended())
             };
-            Ok(state.insert(self.instance, wd, path, mask))
-        });
+            if !added.as_ref().is_ok_and(raced) {
+                let result = added.map(|wd| state.insert(self.instance, wd, path, mask));
+                break (result.map_err(failed), state);
+            }
+            begun = state.added;
+        };
         state.adding -= 1;
         let live = state.live();
         fd.watches.store(live, Ordering::Relaxed);
@@ -151,18 +160,6 @@ impl Table {
             self.check();
         }
         result
-    }
-
-    fn begin_add(&self, operation: &'static str) -> Result<(Arc<InotifyFd>, Ticket)> {
-        let mut state = self.lock();
-        let fd = state.fd.clone().ok_or_else(|| Error::closed(operation))?;
-        state.begun += 1;
-        let ticket = Ticket {
-            number: state.begun,
-            alone: state.adding == 0,
-        };
-        state.adding += 1;
-        Ok((fd, ticket))
     }
 
     pub(crate) fn remove(&self, watch: &Watch) -> Result<()> {
@@ -178,7 +175,10 @@ impl Table {
                 _ => Error::os(ErrorKind::Other, OPERATION, &cause),
             };
             error.at(&watch.path())
-        })
+        })?;
+        // There is room for one more watch now.
+        self.lock().retry_marks();
+        Ok(())
     }
 
     /// The watches that have not ended.
@@ -212,7 +212,11 @@ impl Table {
         let mut state = self.lock();
         let fd = state.fd.clone().ok_or_else(|| Error::closed(OPERATION))?;
         let number = state.barriers.open();
-        state.mark(&fd, number, false).map_err(|cause| {
+        let inode = match &mut state.marker {
+            Some(_) => Ok(()),
+            none => MarkerInode::new().map(|inode| *none = Some(inode)),
+        };
+        inode.and_then(|()| state.mark(&fd, number, false)).map_err(|cause| {
             state.barriers.withdraw(number);
             match cause.raw_os_error() {
                 Some(libc::ENOENT) => Error::os(ErrorKind::NotFound, OPERATION, &cause)
@@ -227,29 +231,33 @@ impl Table {
     fn check(&self) {
         let (fd, before): (_, Vec<i32>) = {
             let state = self.lock();
-            let live = state.watches.iter().filter(|(_, watch)| !watch.is_ended());
+            let live = state.watches.iter().filter(|(_, entry)| !entry.watch.is_ended());
             (state.fd.clone(), live.map(|(wd, _)| *wd).collect())
         };
         let Some(fd) = fd else { return };
-        let Some(kernel) = kernel_watches(&fd) else { return };
-        let gone = before.into_iter().filter(|wd| !kernel.contains(wd)).collect();
+        // The marker serves twice: while it is watched, it shows that the kernel's list is to be believed.
+        let Ok(inode) = MarkerInode::new() else { return };
+        let Ok(marker) = inode.watch(&fd) else { return };
+        let kernel = kernel_watches(&fd).filter(|kernel| kernel.contains(&marker));
         let mut state = self.lock();
         let number = state.barriers.open();
-        match state.mark(&fd, number, false) {
-            Ok(()) => {
-                state.unsure = None;
-                state.gone.push((number, gone));
-            }
-            Err(_) => state.barriers.withdraw(number),
+        state.barriers.mark(number, marker, false);
+        if fd.rm_watch(marker).is_err() {
+            state.barriers.withdraw(number);
+            return;
         }
+        let kernel = kernel.unwrap_or_else(|| before.iter().copied().collect());
+        state.unsure = None;
+        state
+            .gone
+            .push((number, before.into_iter().filter(|wd| !kernel.contains(wd)).collect()));
     }
 
     /// The table, for the consumer to resolve a batch of events against.
     pub(crate) fn resolve(&self) -> Resolver<'_> {
-        Resolver {
-            table: self,
-            state: self.lock(),
-        }
+        let mut state = self.lock();
+        state.retry_marks();
+        Resolver { table: self, state }
     }
 }
 
@@ -308,48 +316,59 @@ impl State {
     fn present(&self) -> impl Iterator<Item = &Watch> {
         let gone = |wd: i32| self.gone.iter().any(|(_, gone)| gone.contains(&wd));
         let present = move |watch: &&Watch| !watch.is_ended() && !gone(watch.wd());
-        self.watches.values().filter(present)
+        self.watches.values().map(|entry| &entry.watch).filter(present)
     }
 
     fn insert(&mut self, instance: u64, wd: i32, path: &Path, mask: Mask) -> Watch {
-        if let Some(watch) = self.watches.get(&wd)
-            && !watch.is_ended()
-        {
-            watch.update(path, mask);
-            return watch.clone();
+        self.added += 1;
+        let changed = self.added;
+        match self.watches.get_mut(&wd) {
+            // It has ended since the kernel answered. Descriptors do not come back, so it has no successor.
+            Some(entry) if entry.watch.is_ended() => entry.watch.clone(),
+            Some(entry) => {
+                entry.changed = changed;
+                entry.watch.update(path, mask);
+                entry.watch.clone()
+            }
+            None => {
+                let watch = Watch::new(instance, wd, path, mask);
+                let entry = Entry {
+                    watch: watch.clone(),
+                    changed,
+                };
+                self.watches.insert(wd, entry);
+                watch
+            }
         }
-        let watch = Watch::new(instance, wd, path, mask);
-        self.watches.insert(wd, watch.clone());
-        watch
     }
 
     /// Queues the marker of a barrier. It is noted before the kernel can queue it.
     fn mark(&mut self, fd: &InotifyFd, number: u64, overtaken: bool) -> io::Result<()> {
-        let inode = match &mut self.marker {
-            Some(inode) => inode,
-            none => none.insert(MarkerInode::new()?),
-        };
+        let inode = self.marker.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let wd = inode.watch(fd)?;
         self.barriers.mark(number, wd, overtaken);
         fd.rm_watch(wd)
     }
 
-    /// An overflow was read: the barriers that have not arrived may have been dropped, so each gets another marker. One
-    /// that can get none is here now; if there are several, the last stands for those before it.
-    fn overflowed(&mut self) -> Subject {
+    /// An overflow was read: the barriers that have not arrived may have been dropped, so each gets another marker.
+    fn overflowed(&mut self) {
         let live = self.live();
         self.unsure.get_or_insert(live);
-        let numbers: Vec<_> = self.barriers.outstanding().collect();
-        let mut here = Subject::Nothing;
-        for number in numbers {
-            let marked = self.fd.clone().map(|fd| self.mark(&fd, number, true));
-            if !matches!(marked, Some(Ok(()))) {
-                self.barriers.withdraw(number);
-                let overtaken = true;
-                here = Subject::Barrier { number, overtaken };
-            }
+        self.unmarked = true;
+        self.retry_marks();
+    }
+
+    /// Marks again, if that is to be done. There may be no room for a watch; then it is tried again when there may be.
+    fn retry_marks(&mut self) {
+        if !self.unmarked {
+            return;
         }
-        here
+        let Some(fd) = self.fd.clone() else { return };
+        if self.marker.is_none() {
+            self.marker = MarkerInode::new().ok();
+        }
+        let numbers: Vec<_> = self.barriers.outstanding().collect();
+        self.unmarked = !numbers.into_iter().all(|number| self.mark(&fd, number, true).is_ok());
     }
 
     fn marker_arrived(&mut self, arrival: Arrival) -> Subject {
@@ -367,7 +386,7 @@ impl State {
     /// The watch has ended. It stays known for a while.
     fn end(&mut self, wd: i32) {
         match self.watches.get(&wd) {
-            Some(watch) if !watch.is_ended() => watch.end(),
+            Some(entry) if !entry.watch.is_ended() => entry.watch.end(),
             _ => return,
         }
         self.ended.push_back(wd);
@@ -418,7 +437,8 @@ impl Resolver<'_> {
     /// The subject of an event, and the table as it is behind it.
     pub(crate) fn resolve(mut self, wd: i32, mask: Mask) -> (Subject, Self) {
         if mask.contains(Mask::Q_OVERFLOW) {
-            return (self.state.overflowed(), self);
+            self.state.overflowed();
+            return (Subject::Nothing, self);
         }
         let ended = mask.contains(Mask::IGNORED);
         if ended && let Some(arrival) = self.state.barriers.arrived(wd) {
@@ -430,7 +450,7 @@ impl Resolver<'_> {
             self.state = waited.unwrap_or_else(PoisonError::into_inner);
         }
         let subject = match self.state.watches.get(&wd) {
-            Some(watch) => Subject::Watch(watch.clone()),
+            Some(entry) => Subject::Watch(entry.watch.clone()),
             None => Subject::Nothing,
         };
         if ended {

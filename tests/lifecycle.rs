@@ -338,3 +338,102 @@ fn what_may_move_may_move() {
     send::<OwnedEvent>();
     sync::<ringwatch::Error>();
 }
+
+#[test]
+fn a_stream_opens_while_another_of_its_thread_ends() {
+    for &backend in backends() {
+        for window in [Duration::ZERO, Duration::from_millis(1)] {
+            let make = || {
+                let inotify = Inotify::builder().backend(backend).batch_window(window).build();
+                let inotify = inotify.expect("an instance");
+                let stream = inotify.stream().expect("a stream");
+                (inotify, stream)
+            };
+            // Keeps the thread alive.
+            let _idle = make();
+            for _ in 0..1_000 {
+                let ending = make();
+                thread::scope(|scope| {
+                    scope.spawn(move || drop(ending));
+                    scope.spawn(|| drop(make()));
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn close_at_any_moment_of_opening_neither_hangs_nor_leaves_anything() {
+    for &backend in backends() {
+        for round in 0..1_000 {
+            let (inotify, _dir) = watching(backend);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    (0..round % 50).for_each(|_| thread::yield_now());
+                    inotify.close();
+                });
+                scope.spawn(|| match inotify.stream() {
+                    Ok(mut stream) => assert!(stream.wait().is_none()),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Closed, "{error}"),
+                });
+            });
+        }
+    }
+}
+
+#[test]
+fn a_watch_that_ends_while_it_is_added_again_is_not_left_behind() {
+    for &backend in backends() {
+        let (inotify, dir) = watching(backend);
+        let mut stream = inotify.stream().expect("a stream");
+        let (path, closing) = (dir.path().join("again"), inotify.clone());
+        let consumer = thread::spawn(move || while stream.wait().is_some() {});
+        thread::scope(|scope| {
+            let adder = scope.spawn(|| {
+                for _ in 0..20_000 {
+                    let _ = inotify.add_watch(&path, Mask::ALL);
+                }
+            });
+            while !adder.is_finished() {
+                fs::create_dir(&path).expect("a directory");
+                fs::remove_dir(&path).expect("no directory");
+            }
+        });
+        // All ends are delivered: only the directory itself is watched.
+        let barrier = inotify.barrier().expect("a barrier");
+        let _ = barrier;
+        while inotify.stats().kernel_queue > 0 || inotify.stats().budget_used > 0 {
+            thread::yield_now();
+        }
+        assert_eq!(
+            (inotify.watches().len(), inotify.stats().watches),
+            (1, 1),
+            "on {backend:?}"
+        );
+        closing.close();
+        consumer.join().expect("no panic");
+    }
+}
+
+#[test]
+fn a_readers_descriptor_shows_what_a_stream_had_read() {
+    use std::os::fd::{AsFd, AsRawFd};
+    for &backend in backends() {
+        let (inotify, dir) = watching(backend);
+        let stream = inotify.stream().expect("a stream");
+        make(dir.path(), "a");
+        while inotify.stats().budget_used == 0 {
+            thread::yield_now();
+        }
+        drop(stream);
+        let mut reader = inotify.reader().expect("a reader");
+        let mut poll = libc::pollfd {
+            fd: reader.as_fd().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd that lives through the call.
+        assert_eq!(unsafe { libc::poll(&raw mut poll, 1, 10_000) }, 1, "on {backend:?}");
+        assert_eq!(names(&reader.try_next().expect("it goes on").expect("a batch")), ["a"]);
+    }
+}

@@ -28,6 +28,14 @@ pub(crate) struct Epoll {
     pace: Pace,
 }
 
+/// How much of what there was a look brought.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Look {
+    Nothing,
+    All,
+    Part,
+}
+
 struct Lane {
     source: Source,
     /// The buffer for the next read.
@@ -49,19 +57,21 @@ impl Epoll {
     }
 
     #[cfg(test)]
+    pub(crate) fn keeps_window(&self) -> bool {
+        self.pace.is_kept()
+    }
+
+    #[cfg(test)]
     pub(crate) fn notifier(&self) -> Arc<Notifier> {
         Arc::clone(&self.notifier)
     }
 
     pub(crate) fn attach(&mut self, source: Source) -> io::Result<SourceId> {
-        let index = match self.lanes.iter().position(Option::is_none) {
-            Some(index) => index,
-            None => {
-                self.lanes.push(None);
-                self.lanes.len() - 1
-            }
-        };
+        let index = self.lanes.iter().position(Option::is_none).unwrap_or(self.lanes.len());
         let id = u16::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::ENOSPC))?;
+        if index == self.lanes.len() {
+            self.lanes.push(None);
+        }
         self.poll.add(source.fd.as_fd(), u64::from(id), true)?;
         self.lanes[index] = Some(Lane {
             source,
@@ -84,16 +94,17 @@ impl Epoll {
             None => Some(Duration::ZERO),
         };
         let mut ready = [MaybeUninit::uninit(); 64];
-        let mut events = false;
+        let mut all = Look::Nothing;
         for token in self.poll.wait(&mut ready, timeout)? {
             if token == NOTIFIER {
                 self.notifier.clear();
                 self.signalled();
             } else {
-                events |= self.read(token as usize);
+                all = all.max(self.read(token as usize));
             }
         }
-        if events {
+        // Who could not read all goes on at once: a window would let the kernel's queue fill.
+        if all == Look::All {
             self.pace.busy();
         }
         Ok(())
@@ -112,12 +123,12 @@ impl Epoll {
         }
     }
 
-    /// Reads a lane until it is empty, its pool is, or it had its share. Answers whether there was anything.
-    fn read(&mut self, index: usize) -> bool {
+    /// Reads a lane until it is empty, its pool is, or it had its share.
+    fn read(&mut self, index: usize) -> Look {
         let Some(lane) = &mut self.lanes[index] else {
-            return false;
+            return Look::Nothing;
         };
-        let mut events = false;
+        let mut look = Look::Nothing;
         for _ in 0..READS_A_TURN {
             let pool = &lane.source.feed.pool;
             let Some(mut buffer) = lane.spare.take().or_else(|| pool.take_or_starve(&self.notifier)) else {
@@ -132,6 +143,7 @@ impl Epoll {
                 Ok(Some(length)) if length > 0 && buffer.advance(length) => length,
                 Ok(_) => {
                     lane.spare = Some(buffer);
+                    look = look.min(Look::All);
                     break;
                 }
                 Err(error) => {
@@ -139,18 +151,18 @@ impl Epoll {
                     break;
                 }
             };
-            if !events {
+            if look == Look::Nothing {
                 add(&lane.source.feed.counters.wakeups, 1);
-                events = true;
             }
-            let more = pool.buffer_size() - length < LARGEST_RECORD;
-            lane.spare = lane.source.feed.push(buffer);
             // A read that left room for any record has emptied the queue.
-            if !more {
+            let emptied = pool.buffer_size() - length >= LARGEST_RECORD;
+            look = if emptied { Look::All } else { Look::Part };
+            lane.spare = lane.source.feed.push(buffer);
+            if emptied {
                 break;
             }
         }
-        events
+        look
     }
 }
 

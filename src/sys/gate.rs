@@ -100,6 +100,11 @@ impl Gate {
         self.enter(fd, State::Starved, Duration::ZERO)
     }
 
+    /// The reader was waited with, so that what kept it shut is over.
+    pub(crate) fn open(&mut self, fd: &InotifyFd) -> io::Result<()> {
+        self.enter(fd, State::Open, Duration::ZERO)
+    }
+
     fn enter(&mut self, fd: &InotifyFd, state: State, window: Duration) -> io::Result<()> {
         let Some(Ok(timer)) = self.shown.get() else {
             return Ok(());

@@ -9,6 +9,7 @@ use io_uring::types::Fd;
 use io_uring::{cqueue, opcode, squeue};
 
 use super::buffer_ring::BufferRing;
+use super::inotify::LARGEST_RECORD;
 use super::notifier::Notifier;
 use super::pool::Buffer;
 use crate::engine::Source;
@@ -36,6 +37,8 @@ pub(super) struct Lane {
     pub(super) needy: bool,
     /// Whether its feed takes no more.
     done: bool,
+    /// Whether the kernel may have more than the buffers took that were lent to it.
+    pub(super) behind: bool,
     fruitless: u32,
     last_turn: u64,
 }
@@ -51,6 +54,7 @@ impl Lane {
             cancelling: false,
             needy: false,
             done: false,
+            behind: false,
             fruitless: 0,
             last_turn: 0,
         }
@@ -128,6 +132,8 @@ impl Lane {
                     return false;
                 }
                 self.fruitless = 0;
+                // Without another completion to come, a full buffer says that there is more.
+                self.behind |= !self.armed && buffer.spare().len() < LARGEST_RECORD;
                 let counters = &self.source.feed.counters;
                 if mem::replace(&mut self.last_turn, turn) != turn {
                     add(&counters.wakeups, 1);
@@ -157,9 +163,10 @@ impl Lane {
     fn ended_without_events(&mut self, result: i32) {
         match -result {
             // No buffer was left, which loses nothing: the lane is supplied and armed again.
-            libc::ENOBUFS => {}
+            libc::ENOBUFS if self.lent == 0 => self.behind = true,
             // Ended by the kernel, or never begun. Tried again, but not for ever.
-            0 | libc::ECANCELED | libc::EAGAIN | libc::EINTR => {
+            0 | libc::ENOBUFS | libc::ECANCELED | libc::EAGAIN | libc::EINTR => {
+                self.behind = true;
                 self.fruitless += 1;
                 if self.fruitless > MOST_FRUITLESS {
                     let code = if result == 0 { libc::EIO } else { -result };

@@ -39,18 +39,20 @@ impl Notifier {
     /// Takes the signal back; answers whether there was one. Look at what it was about only after this: a signal that
     /// comes in between is folded into the one taken here.
     pub(crate) fn clear(&self) -> bool {
-        if !self.signalled.load(Ordering::SeqCst) {
-            return false;
-        }
         let mut count = [0_u8; 8];
         // SAFETY: reads eight bytes into a live array.
         let read = unsafe { libc::read(self.fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
         if checked_size(read).is_err() {
-            // The flag is up and the write is still on its way: leave both for the next look.
+            // Nothing there; if the flag is up, the write is still on its way: leave both for the next look.
             return false;
         }
         self.signalled.store(false, Ordering::SeqCst);
         true
+    }
+
+    /// Whether there may be a signal to take back. Costs no system call.
+    pub(crate) fn is_signalled(&self) -> bool {
+        self.signalled.load(Ordering::SeqCst)
     }
 
     /// Sleeps for `time`, or until a signal; answers whether it was a signal (or a signal handler ran).

@@ -50,6 +50,8 @@ pub(crate) struct Uring {
     needy: Vec<u16>,
     turn: u64,
     pace: Pace,
+    /// The kernel may have more than was read: the next turn does not keep the window, or its queue would fill.
+    behind: bool,
 }
 
 /// What a look at the completions found.
@@ -87,6 +89,7 @@ impl Uring {
             needy: Vec::new(),
             turn: 0,
             pace: Pace::default(),
+            behind: false,
         })
     }
 
@@ -107,19 +110,21 @@ impl Uring {
     }
 
     #[cfg(test)]
+    pub(crate) fn keeps_window(&self) -> bool {
+        !self.behind
+    }
+
+    #[cfg(test)]
     pub(crate) fn notifier(&self) -> Arc<Notifier> {
         Arc::clone(&self.notifier)
     }
 
     pub(crate) fn attach(&mut self, source: Source) -> io::Result<SourceId> {
-        let index = match self.lanes.iter().position(Option::is_none) {
-            Some(index) => index,
-            None => {
-                self.lanes.push(None);
-                self.lanes.len() - 1
-            }
-        };
+        let index = self.lanes.iter().position(Option::is_none).unwrap_or(self.lanes.len());
         let id = u16::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::ENOSPC))?;
+        if index == self.lanes.len() {
+            self.lanes.push(None);
+        }
         let entries = BufferRing::new(LENT)?;
         let address = entries.address();
         // SAFETY: the memory is page-aligned, holds `LENT` entries, and stays mapped until the lane is dropped, which is
@@ -151,6 +156,10 @@ impl Uring {
         }
         let kernel_keeps_window = self.features.contains(Features::MIN_WAIT);
         let mut wait = wait;
+        let behind = mem::take(&mut self.behind);
+        if behind {
+            wait.window = Duration::ZERO;
+        }
         if !kernel_keeps_window {
             match self.pace.hold(wait, &self.notifier) {
                 Some(left) => wait.timeout = left,
@@ -235,7 +244,7 @@ impl Uring {
                 Some(libc::ETIME | libc::EINTR | libc::EBUSY) => Ok(()),
                 // The kernel was short of memory for a request. It will be offered again.
                 Some(libc::EAGAIN) => {
-                    thread::yield_now();
+                    thread::sleep(Duration::from_millis(1));
                     Ok(())
                 }
                 _ => Err(error),
@@ -266,6 +275,7 @@ impl Uring {
                         continue;
                     };
                     events |= lane.complete(&completion, self.turn);
+                    self.behind |= mem::take(&mut lane.behind);
                     if !mem::replace(&mut lane.needy, true) {
                         self.needy.push(id);
                     }
