@@ -144,7 +144,8 @@ impl Inotify {
 
     /// The reading half as an async stream, driven by a thread of ours.
     ///
-    /// Streams with the same backend and window share the thread; it starts with the first and ends with the last.
+    /// Streams with the same backend and window share the thread; it starts with the first and ends with the last. Just
+    /// after another stream of the instance was dropped, this waits until that has let go: up to a window.
     ///
     /// # Errors
     /// [`AlreadyReading`](crate::ErrorKind::AlreadyReading) while another stream or reader of this instance is alive,

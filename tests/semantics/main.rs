@@ -9,6 +9,7 @@ mod barriers;
 mod events;
 mod flags;
 mod overflow;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 mod watches;

@@ -20,7 +20,7 @@ use ringwatch::{
 };
 
 /// How long to wait for what must come. It is there to end a test that would hang, and measures nothing.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A way to read events.
 #[derive(Clone, Copy, Debug)]
