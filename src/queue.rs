@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
+use crate::decode::Records;
 use crate::driver::Driver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::notifier::Notifier;
@@ -119,13 +120,14 @@ impl Queue {
 
     fn push(&self, mut buffer: Buffer) -> Option<Buffer> {
         let mut state = self.lock();
-        if let Some(last) = state.filled.back_mut()
-            && last.append(buffer.filled())
-        {
-            // Whoever is to take `last` was woken when it came.
-            drop(state);
-            buffer.clear();
-            return Some(buffer);
+        if let Some(last) = state.filled.back_mut() {
+            let fitting = fitting_records(buffer.filled(), last.room_left());
+            last.append(&buffer.filled()[..fitting]);
+            buffer.forget_front(fitting);
+            if buffer.filled().is_empty() {
+                // Whoever is to take `last` was woken when it came.
+                return Some(buffer);
+            }
         }
         state.filled.push_back(buffer);
         self.wake(state);
@@ -266,6 +268,22 @@ impl Queue {
     }
 }
 
+/// Bytes of the first records that fit into `room`.
+fn fitting_records(bytes: &[u8], room: usize) -> usize {
+    if bytes.len() <= room {
+        return bytes.len();
+    }
+    let mut records = Records::new(bytes);
+    let mut fitting = 0;
+    // What is malformed is for the consumer to find, in its place.
+    while let Some(Ok(_)) = records.next()
+        && records.offset() <= room
+    {
+        fitting = records.offset();
+    }
+    fitting
+}
+
 impl State {
     /// The driver of the stream that reads, to be told that it is over.
     fn release_stream(&mut self) -> Option<Driver> {
@@ -302,40 +320,49 @@ mod tests {
         Feed::new(Pool::new(buffers, 512).unwrap())
     }
 
-    fn push(feed: &Feed, byte: u8, length: usize) -> bool {
+    /// A read of so many records of 32 bytes, numbered from `first`.
+    fn push(feed: &Feed, first: usize, records: usize) -> bool {
         let Some(mut buffer) = feed.pool.take() else {
             return false;
         };
-        assert!(buffer.append(&vec![byte; length]));
+        for number in first..first + records {
+            let fields = [number as u32, libc::IN_MODIFY, 0, 16];
+            fields
+                .iter()
+                .for_each(|field| assert!(buffer.append(&field.to_ne_bytes())));
+            assert!(buffer.append(b"a name\0\0\0\0\0\0\0\0\0\0"));
+        }
         drop(feed.push(buffer));
         true
     }
 
     #[test]
-    fn a_stalled_consumer_uses_nearly_the_whole_budget_however_small_the_reads() {
-        let feed = feed(8);
-        let mut pushed = 0;
-        while push(&feed, pushed as u8, 32) {
-            pushed += 1;
-        }
-        // The read that finds no room behind the last batch starts a batch of its own in the last buffer.
-        assert_eq!(pushed, 7 * (512 / 32) + 1);
-        let mut seen = 0_usize;
-        while let Taken::Buffer(buffer) = feed.queue.take(None) {
-            for record in buffer.filled().chunks(32) {
-                assert_eq!(record, [seen as u8; 32]);
-                seen += 1;
+    fn a_stalled_consumer_uses_nearly_the_whole_budget_however_large_the_reads() {
+        for records in [1, 3, 5, 9, 16] {
+            let feed = feed(8);
+            let mut pushed = 0;
+            while push(&feed, pushed, records) {
+                pushed += records;
             }
+            // At most the last buffer has room left: what did not fit into those before began it.
+            assert!(pushed > 7 * (512 / 32), "{pushed} with {records}");
+            let mut seen = 0;
+            while let Taken::Buffer(buffer) = feed.queue.take(None) {
+                for record in Records::new(buffer.filled()) {
+                    assert_eq!(record.unwrap().wd, seen);
+                    seen += 1;
+                }
+            }
+            assert_eq!(seen as usize, pushed);
+            assert_eq!(feed.pool.free(), 8);
         }
-        assert_eq!(seen, pushed);
-        assert_eq!(feed.pool.free(), 8);
     }
 
     #[test]
     fn what_was_read_is_delivered_before_close_and_before_failure() {
         let feed = feed(4);
-        push(&feed, 1, 400);
-        push(&feed, 2, 400);
+        push(&feed, 1, 12);
+        push(&feed, 2, 12);
         feed.queue.fail(Error::text(ErrorKind::ReaderFailed, "read", "x"));
         feed.queue.close(&feed);
         let order: Vec<_> = std::iter::from_fn(|| match feed.queue.take(None) {
@@ -345,6 +372,7 @@ mod tests {
             other => panic!("{other:?}"),
         })
         .collect();
-        assert_eq!(order, [1, 2, 9]);
+        // Four records of the second read fitted behind those of the first.
+        assert_eq!(order, [1, 6, 9]);
     }
 }

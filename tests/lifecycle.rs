@@ -437,3 +437,48 @@ fn a_readers_descriptor_shows_what_a_stream_had_read() {
         assert_eq!(names(&reader.try_next().expect("it goes on").expect("a batch")), ["a"]);
     }
 }
+
+#[test]
+fn the_reader_thread_has_a_name_blocks_all_signals_and_ends_with_the_last_stream() {
+    // A window of its own, so that no other test's stream is on this thread.
+    let window = Duration::from_micros(987);
+    let threads = || -> Vec<String> {
+        let tasks = fs::read_dir("/proc/self/task").expect("/proc").flatten();
+        let status = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+        status
+            .filter(|status| status.starts_with("Name:\tringwatch\n"))
+            .collect()
+    };
+    for &backend in backends() {
+        let make = || {
+            let builder = Inotify::builder().backend(backend).batch_window(window);
+            builder.build().expect("an instance").stream().expect("a stream")
+        };
+        let (first, second) = (make(), make());
+        let running = threads();
+        assert!(!running.is_empty(), "on {backend:?}");
+        for status in running {
+            let blocked = status
+                .lines()
+                .find_map(|line| line.strip_prefix("SigBlk:\t"))
+                .expect("a set");
+            let blocked = u64::from_str_radix(blocked, 16).expect("a number");
+            // All that can be blocked; glibc keeps two for itself, and KILL and STOP are the kernel's.
+            let ours = [
+                libc::SIGHUP,
+                libc::SIGINT,
+                libc::SIGTERM,
+                libc::SIGUSR1,
+                libc::SIGALRM,
+                libc::SIGCHLD,
+                libc::SIGPROF,
+            ];
+            assert!(
+                ours.iter().all(|signal| blocked & (1 << (signal - 1)) != 0),
+                "{blocked:x}"
+            );
+        }
+        drop(first);
+        drop(second);
+    }
+}

@@ -187,7 +187,7 @@ impl Buffer {
 
     /// The rest of it.
     pub(crate) fn spare(&mut self) -> &mut [u8] {
-        let spare = self.pool.buffer_size - self.filled as usize;
+        let spare = self.room_left();
         // SAFETY: `filled` is at most the buffer's size.
         let start = unsafe { self.start().add(self.filled as usize) };
         // SAFETY: as in `filled`, and `&mut self` makes it exclusive.
@@ -196,7 +196,7 @@ impl Buffer {
 
     /// Says that `length` more bytes were written. What the buffer can't hold is not believed.
     pub(crate) fn advance(&mut self, length: usize) -> bool {
-        if length > self.pool.buffer_size - self.filled as usize {
+        if length > self.room_left() {
             return false;
         }
         if self.filled == 0 && length > 0 {
@@ -213,6 +213,24 @@ impl Buffer {
         };
         room.copy_from_slice(bytes);
         self.advance(bytes.len())
+    }
+
+    /// Bytes that still fit.
+    pub(crate) fn room_left(&self) -> usize {
+        self.pool.buffer_size - self.filled as usize
+    }
+
+    /// Forgets the first `length` bytes, and moves the rest to the front.
+    pub(crate) fn forget_front(&mut self, length: usize) {
+        if length == 0 {
+            return;
+        }
+        let rest = self.filled as usize - length;
+        // SAFETY: as in `filled`, and `&mut self` makes it exclusive.
+        let filled = unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.filled as usize) };
+        filled.copy_within(length.., 0);
+        self.clear();
+        self.advance(rest);
     }
 
     /// Forgets what was read into it.
