@@ -210,11 +210,11 @@ mod tests {
         };
         for (mut engine, source, id) in engines() {
             engine.detach(id);
-            let feed = Feed::new(Pool::new(64, 272).unwrap());
+            let feed = Feed::new(Pool::new(64, 544).unwrap());
             let source = Source { feed, ..source };
             engine.attach(source.clone()).unwrap();
-            // 17 records a buffer, in more buffers than one turn takes.
-            (0..17 * 40).for_each(|_| cause(&source));
+            // 34 records a buffer, in more buffers than one turn takes.
+            (0..34 * 40).for_each(|_| cause(&source));
             let mut turns = 0;
             while source.fd.queued_bytes().unwrap() > 0 {
                 engine.turn(Wait::forever(Duration::ZERO)).unwrap();

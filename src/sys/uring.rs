@@ -35,6 +35,10 @@ const READ: u64 = 0;
 const CANCEL: u64 = 1 << 32;
 const WAKE: u64 = 2 << 32;
 
+/// Buffer groups are numbered from here. Below, old kernels (seen: 6.1) keep a group's place in its ring when it is
+/// unregistered, so that the next group of that number begins in the middle of its own, and runs dry.
+const FIRST_GROUP: u16 = 64;
+
 /// How long teardown waits for the kernel's last word before it leaves the memory to the kernel for good.
 const LAST_WORD: Duration = Duration::from_secs(10);
 
@@ -132,7 +136,7 @@ impl Uring {
         unsafe {
             self.ring
                 .submitter()
-                .register_buf_ring_with_flags(address, LENT, id, 0)?
+                .register_buf_ring_with_flags(address, LENT, group(id)?, 0)?
         };
         self.lanes[index] = Some(Lane::new(source, entries));
         self.need(id);
@@ -196,7 +200,7 @@ impl Uring {
             if !lane.wants_read() {
                 continue;
             }
-            let read = lane.read(id, self.features.contains(Features::MULTISHOT));
+            let read = lane.read(group(id)?, self.features.contains(Features::MULTISHOT));
             let read = read.user_data(READ | u64::from(id));
             // SAFETY: the buffers it writes are those lent through the lane's ring, which are held until it has ended.
             unsafe { submit(&mut self.ring, &read)? };
@@ -301,7 +305,7 @@ impl Uring {
             mem::forget(self.lanes[id as usize].take());
             return;
         }
-        let unregistered = self.ring.submitter().unregister_buf_ring(id);
+        let unregistered = group(id).and_then(|group| self.ring.submitter().unregister_buf_ring(group));
         let lane = self.lanes[id as usize].take();
         if unregistered.is_err() {
             mem::forget(lane);
@@ -380,6 +384,12 @@ impl fmt::Debug for Uring {
             .field("sources", &self.lanes.iter().flatten().count())
             .finish_non_exhaustive()
     }
+}
+
+/// The buffer group of a lane.
+fn group(id: u16) -> io::Result<u16> {
+    id.checked_add(FIRST_GROUP)
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))
 }
 
 /// Puts a request into the ring, handing over those already there if it is full.
