@@ -481,6 +481,18 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_comes_back_behind_the_end_of_its_watch_gets_the_ended_one() {
+        let table = Table::new(1, InotifyFd::new().unwrap());
+        let mut state = table.lock();
+        let first = state.insert(1, 5, Path::new("/a"), Mask::ALL);
+        state.end(5);
+        // The kernel answered 5 before it ended, and the answer is entered only now.
+        let late = state.insert(1, 5, Path::new("/a"), Mask::ALL);
+        assert!(late == first && late.is_ended());
+        assert_eq!((state.present().count(), state.live()), (0, 0));
+    }
+
+    #[test]
     fn the_table_shrinks_when_many_watches_end() {
         let table = Table::new(1, InotifyFd::new().unwrap());
         let mut state = table.lock();
