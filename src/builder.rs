@@ -97,6 +97,10 @@ impl Builder {
     /// [`ErrorKind::DescriptorLimit`] if there can be no more of them, [`ErrorKind::OutOfMemory`], and
     /// [`ErrorKind::BackendUnavailable`] for [`Backend::Uring`] where it can't be had.
     pub fn build(self) -> Result<Inotify> {
+        self.core().map(Inotify::from_core)
+    }
+
+    pub(crate) fn core(self) -> Result<Core> {
         const OPERATION: &str = "make inotify instance";
         self.check(OPERATION)?;
         let report = match self.backend {
@@ -113,8 +117,7 @@ impl Builder {
             Error::os(ErrorKind::OutOfMemory, OPERATION, &cause).mended_by("ask for fewer or smaller buffers")
         })?;
         let fd = late::patiently(libc::EMFILE, InotifyFd::new).map_err(|cause| instance_error(OPERATION, &cause))?;
-        let core = Core::new(fd, pool, self.backend, report, self.window);
-        Ok(Inotify::from_core(core))
+        Ok(Core::new(fd, pool, self.backend, report, self.window))
     }
 
     fn check(&self, operation: &'static str) -> Result<()> {

@@ -12,6 +12,7 @@ use crate::decode::Malformed;
 use crate::engine::Source;
 use crate::error::{Error, ErrorKind, Result};
 use crate::queue::{Feed, Taken, add};
+use crate::stats::Stats;
 use crate::sys::inotify::InotifyFd;
 use crate::sys::pool::Pool;
 use crate::sys::probe;
@@ -171,6 +172,24 @@ impl Core {
         Some(Next::Batch(batch))
     }
 
+    /// All but the number of watches.
+    pub(crate) fn stats(&self) -> Stats {
+        let counters = &self.feed.counters;
+        let pool = &self.feed.pool;
+        let fd = self.table.fd("read stats").ok();
+        Stats {
+            events: counters.events.load(Ordering::Relaxed),
+            batches: counters.batches.load(Ordering::Relaxed),
+            reads: counters.reads.load(Ordering::Relaxed),
+            wakeups: counters.wakeups.load(Ordering::Relaxed),
+            overflows: counters.overflows.load(Ordering::Relaxed),
+            watches: 0,
+            budget_used: pool.used_bytes(),
+            budget: pool.bytes(),
+            kernel_queue: fd.and_then(|fd| fd.queued_bytes().ok()).unwrap_or(0),
+        }
+    }
+
     pub(crate) fn close(&self) {
         self.feed.queue.close(&self.feed);
         self.table.close();
@@ -185,7 +204,7 @@ fn out_of_descriptors(operation: &'static str, cause: &io::Error) -> Error {
     Error::os(ErrorKind::DescriptorLimit, operation, cause).mended_by("raise RLIMIT_NOFILE with ulimit -n")
 }
 
-fn malformed_error(malformed: Malformed) -> Error {
+pub(crate) fn malformed_error(malformed: Malformed) -> Error {
     let Malformed { offset, claimed, left } = malformed;
     let cause = format!("the record at byte {offset} of a read claims {claimed} bytes, and {left} are left");
     Error::text(ErrorKind::Malformed, "decode events", cause)

@@ -23,6 +23,16 @@ pub(crate) struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// A record that the kernel did not write. An empty name is none.
+    pub(crate) fn made_up(mask: Mask, cookie: u32, name: &'a [u8]) -> Self {
+        Self {
+            wd: 0,
+            mask,
+            cookie,
+            padded_name: name,
+        }
+    }
+
     /// The name up to its first NUL; none if the record is about the watched object itself.
     pub(crate) fn name(&self) -> Option<&'a OsStr> {
         // The kernel terminates every name. A name that fills its field is taken whole rather than refused.

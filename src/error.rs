@@ -72,6 +72,8 @@ pub enum ErrorKind {
     AlreadyReading,
     /// The instance was closed.
     Closed,
+    /// It was [cancelled](crate::tree::Cancel::cancel).
+    Cancelled,
     /// The watch had ended already.
     WatchEnded,
     /// What was read is not a sequence of inotify records.

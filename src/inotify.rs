@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::backend::BackendReport;
 use crate::barrier::Barrier;
@@ -119,20 +118,9 @@ impl Inotify {
 
     /// How much has been read and delivered, and how full things are.
     pub fn stats(&self) -> Stats {
-        let core = &*self.core;
-        let counters = &core.feed.counters;
-        let pool = &core.feed.pool;
-        let fd = core.table.fd("read stats").ok();
         Stats {
-            events: counters.events.load(Ordering::Relaxed),
-            batches: counters.batches.load(Ordering::Relaxed),
-            reads: counters.reads.load(Ordering::Relaxed),
-            wakeups: counters.wakeups.load(Ordering::Relaxed),
-            overflows: counters.overflows.load(Ordering::Relaxed),
-            watches: core.table.count(),
-            budget_used: pool.used_bytes(),
-            budget: pool.bytes(),
-            kernel_queue: fd.and_then(|fd| fd.queued_bytes().ok()).unwrap_or(0),
+            watches: self.core.table.count(),
+            ..self.core.stats()
         }
     }
 

@@ -27,6 +27,7 @@ mod stats;
 mod stream;
 mod sys;
 mod table;
+pub mod tree;
 mod watch;
 
 pub use crate::backend::{Backend, BackendKind, BackendReport, Features};
@@ -44,4 +45,5 @@ pub use crate::reader::Reader;
 pub use crate::reader_stream::ReaderStream;
 pub use crate::stats::Stats;
 pub use crate::stream::{EventStream, Events};
+pub use crate::tree::{Change, Tree, TreeBatch, TreeStream};
 pub use crate::watch::Watch;

@@ -58,28 +58,8 @@ pub struct EventStream {
 
 impl EventStream {
     pub(crate) fn new(core: Arc<Core>) -> Result<Self> {
-        const OPERATION: &str = "open stream";
-        let source = core.source(OPERATION)?;
-        let driver = core.with_backend(OPERATION, |uring| {
-            Driver::join(Wanted {
-                uring,
-                window: core.window,
-            })
-        })?;
-        let half = Half::Stream(driver.clone());
-        let attached = core.feed.queue.enter(OPERATION, half, || driver.attach(source));
-        let attached = attached.inspect_err(|_| driver.give_up())?;
-        let stream = Self { core, ended: false };
-        match attached.recv() {
-            Ok(Ok(())) => Ok(stream),
-            Ok(Err(cause)) => Err(Error::os(ErrorKind::ReaderFailed, OPERATION, &cause)),
-            Err(_) if stream.core.feed.queue.is_closed() => Err(Error::closed(OPERATION)),
-            Err(_) => Err(Error::text(
-                ErrorKind::ReaderFailed,
-                OPERATION,
-                "the reader thread has failed",
-            )),
-        }
+        attach(&core)?;
+        Ok(Self { core, ended: false })
     }
 
     /// The next batch, waiting for it on this thread. None once the stream has ended.
@@ -137,6 +117,29 @@ impl EventStream {
             Next::Empty => return None,
         })
     }
+}
+
+/// Has a thread of ours read the instance from now on, as its one reading half, until that leaves the queue.
+pub(crate) fn attach(core: &Arc<Core>) -> Result<()> {
+    const OPERATION: &str = "open stream";
+    let source = core.source(OPERATION)?;
+    let driver = core.with_backend(OPERATION, |uring| {
+        Driver::join(Wanted {
+            uring,
+            window: core.window,
+        })
+    })?;
+    let half = Half::Stream(driver.clone());
+    let attached = core.feed.queue.enter(OPERATION, half, || driver.attach(source));
+    let attached = attached.inspect_err(|_| driver.give_up())?;
+    let error = match attached.recv() {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(cause)) => Error::os(ErrorKind::ReaderFailed, OPERATION, &cause),
+        Err(_) if core.feed.queue.is_closed() => Error::closed(OPERATION),
+        Err(_) => Error::text(ErrorKind::ReaderFailed, OPERATION, "the reader thread has failed"),
+    };
+    core.feed.queue.leave(&core.feed);
+    Err(error)
 }
 
 impl Stream for EventStream {

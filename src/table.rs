@@ -272,7 +272,7 @@ fn kernel_watches(fd: &InotifyFd) -> Option<HashSet<i32>> {
     Some(wds.collect())
 }
 
-fn add_error(operation: &'static str, path: Option<&Path>, mask: Mask, cause: &io::Error) -> Error {
+pub(crate) fn add_error(operation: &'static str, path: Option<&Path>, mask: Mask, cause: &io::Error) -> Error {
     let (kind, remedy) = match cause.raw_os_error() {
         Some(libc::ENOENT) => (ErrorKind::NotFound, None),
         Some(libc::EACCES | libc::EPERM) => (

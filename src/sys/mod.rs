@@ -7,6 +7,7 @@
 #[cfg(feature = "tokio")]
 pub(crate) mod async_fd;
 mod buffer_ring;
+pub(crate) mod dir;
 pub(crate) mod epoll;
 pub(crate) mod gate;
 pub(crate) mod inotify;

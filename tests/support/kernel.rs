@@ -49,3 +49,32 @@ fn parse(line: &str) -> Option<Watched> {
         mask: field("mask:")? as u32,
     })
 }
+
+/// The inodes that the instance which watches `beacon` watches, each as often as it does, but for markers.
+pub(crate) fn directories_watched_with(beacon: &Path) -> Vec<u64> {
+    let metadata = fs::symlink_metadata(beacon).expect("metadata");
+    let (inode, device) = (metadata.ino(), metadata.dev());
+    // As the kernel writes it: 12 bits of major number, 20 of minor.
+    let device = (libc::major(device) as u64) << 20 | libc::minor(device) as u64;
+    let descriptors = fs::read_dir("/proc/self/fdinfo").expect("a list of descriptors");
+    let infos = descriptors.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    let mut lists = infos.map(|info| info.lines().filter_map(place).collect::<Vec<_>>());
+    let list = lists.find(|list| list.contains(&(inode, device))).unwrap_or_default();
+    let mut inodes: Vec<_> = list
+        .into_iter()
+        .filter(|&(_, of)| of == device)
+        .map(|(inode, _)| inode)
+        .collect();
+    inodes.sort_unstable();
+    inodes
+}
+
+/// Inode and device of a line of `fdinfo`.
+fn place(line: &str) -> Option<(u64, u64)> {
+    let fields = line.strip_prefix("inotify ")?;
+    let field = |name: &str| {
+        let mut fields = fields.split(' ');
+        u64::from_str_radix(fields.find_map(|field| field.strip_prefix(name))?, 16).ok()
+    };
+    Some((field("ino:")?, field("sdev:")?))
+}

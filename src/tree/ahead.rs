@@ -1,0 +1,89 @@
+//! Looking ahead in what was read, for the other half of a rename.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use crate::decode::{Record, Records};
+use crate::mask::Mask;
+use crate::sys::pool::Buffer;
+
+/// Buffers that were read and are not done with: the first is being worked on.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    buffers: VecDeque<Arc<Buffer>>,
+    /// The number of the first.
+    first: u64,
+    /// Records that were taken before their turn.
+    taken: HashSet<(u64, u32)>,
+}
+
+/// Where the other half is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Partner {
+    /// In the buffer of this number, at this place.
+    At(u64, u32),
+    /// It does not come.
+    Nowhere,
+    /// It was not read yet.
+    Unread,
+}
+
+const ENTRIES: Mask = Mask::CREATE.union(Mask::DELETE).union(Mask::MOVE);
+
+impl Ahead {
+    pub(super) fn push(&mut self, buffer: Buffer) {
+        self.buffers.push_back(Arc::new(buffer));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.buffers.len()
+    }
+
+    pub(super) fn front(&self) -> Option<Arc<Buffer>> {
+        self.buffers.front().cloned()
+    }
+
+    pub(super) fn pop(&mut self) {
+        self.buffers.pop_front();
+        self.first += 1;
+    }
+
+    /// Whether the record at this place of the first buffer was taken before its turn.
+    pub(super) fn was_taken(&mut self, at: u32) -> bool {
+        !self.taken.is_empty() && self.taken.remove(&(self.first, at))
+    }
+
+    /// Takes a record before its turn.
+    pub(super) fn take(&mut self, number: u64, at: u32) -> Option<(Arc<Buffer>, u32)> {
+        self.taken.insert((number, at));
+        let place = usize::try_from(number - self.first).ok()?;
+        Some((Arc::clone(self.buffers.get(place)?), at))
+    }
+
+    /// Looks for the other half of this `MOVED_FROM`, from this place of the first buffer on. `marker` is where the search
+    /// ends.
+    ///
+    /// The kernel queues both halves while it holds the locks of both directories, and every other event about their
+    /// entries is queued under the same locks. So such an event ends the search too.
+    pub(super) fn partner(&self, from: &Record<'_>, at: usize, marker: impl Fn(i32) -> bool) -> Partner {
+        for (number, buffer) in (self.first..).zip(&self.buffers) {
+            let start = if number == self.first { at } else { 0 };
+            let bytes = buffer.filled().get(start..).unwrap_or_default();
+            let mut records = Records::new(bytes);
+            loop {
+                let place = start + records.offset();
+                let Some(Ok(record)) = records.next() else { break };
+                if record.mask.contains(Mask::MOVED_TO) && record.cookie == from.cookie {
+                    return Partner::At(number, place as u32);
+                }
+                let ends = record.mask.contains(Mask::Q_OVERFLOW)
+                    || record.wd == from.wd && record.mask.intersects(ENTRIES)
+                    || record.mask.contains(Mask::IGNORED) && marker(record.wd);
+                if ends && !self.taken.contains(&(number, place as u32)) {
+                    return Partner::Nowhere;
+                }
+            }
+        }
+        Partner::Unread
+    }
+}

@@ -1,0 +1,230 @@
+//! How a tree is made.
+
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::crawl::{Counts, Filter, Manner};
+use super::{Progress, Recovery, Tree};
+use crate::backend::Backend;
+use crate::builder::Builder;
+use crate::error::{Error, ErrorKind, Result};
+use crate::mask::Mask;
+
+/// Makes a [`Tree`].
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `open`"]
+pub struct TreeBuilder {
+    pub(super) roots: Vec<PathBuf>,
+    pub(super) mask: Mask,
+    pub(super) recovery: Recovery,
+    pub(super) list: bool,
+    pub(super) await_missing: bool,
+    pub(super) instance: Builder,
+    pub(super) buffers: usize,
+    pub(super) filter: Option<Filter>,
+    pub(super) follow_links: bool,
+    pub(super) cross_mounts: bool,
+    pub(super) progress: Option<Arc<dyn Fn(&Progress) + Send + Sync>>,
+    pub(super) cancel: Cancel,
+}
+
+/// Ends an [`open`](TreeBuilder::open) that takes too long, from another thread.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(pub(super) Arc<AtomicBool>);
+
+impl Cancel {
+    /// One that was not used yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Has the `open` that was given this end with an error of kind [`Cancelled`](ErrorKind::Cancelled).
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Bits that the tree itself needs to hear of.
+const NEEDED: Mask = Mask::CREATE
+    .union(Mask::DELETE)
+    .union(Mask::MOVE)
+    .union(Mask::ATTRIB)
+    .union(Mask::DELETE_SELF)
+    .union(Mask::MOVE_SELF);
+
+impl TreeBuilder {
+    pub(super) fn new(path: &Path) -> Self {
+        let instance = Builder::default();
+        Self {
+            roots: vec![path.to_owned()],
+            mask: Mask::CHANGES,
+            recovery: Recovery::Mark,
+            list: false,
+            await_missing: false,
+            instance,
+            buffers: 128,
+            filter: None,
+            follow_links: false,
+            cross_mounts: false,
+            progress: None,
+            cancel: Cancel::default(),
+        }
+    }
+
+    /// One more root.
+    pub fn root(mut self, path: impl AsRef<Path>) -> Self {
+        self.roots.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// What to report. [`Mask::CHANGES`] by default.
+    ///
+    /// [`OPEN`](Mask::OPEN), [`ACCESS`](Mask::ACCESS) and [`CLOSE_NOWRITE`](Mask::CLOSE_NOWRITE) are reported of files and not
+    /// of directories: the tree's own looks can't be told from those of others.
+    pub fn mask(mut self, mask: Mask) -> Self {
+        self.mask = mask;
+        self
+    }
+
+    /// Asks before a watch is spent on a directory, with its path relative to its root; also of directories that appear
+    /// later, and again of those that are renamed. A directory that is not wanted is reported as an entry of the one above
+    /// it, and nothing below it.
+    ///
+    /// It is called from several threads, and should be quick.
+    pub fn filter(mut self, wanted: impl Fn(&Path) -> bool + Send + Sync + 'static) -> Self {
+        self.filter = Some(Arc::new(wanted));
+        self
+    }
+
+    /// What is done when events were lost. [`Recovery::Mark`] by default.
+    pub fn recovery(mut self, recovery: Recovery) -> Self {
+        self.recovery = recovery;
+        self
+    }
+
+    /// Whether what is there already is reported first, as [`Origin::Scan`](super::Origin::Scan). Not by default.
+    pub fn report_existing(mut self, report: bool) -> Self {
+        self.list = report;
+        self
+    }
+
+    /// Whether symbolic links to directories are followed. Not by default. A directory that is reached in two ways is
+    /// covered under one, so there are no loops. Each new file is looked at, as it might be such a link.
+    pub fn follow_symlinks(mut self, follow: bool) -> Self {
+        self.follow_links = follow;
+        self
+    }
+
+    /// Whether to go on into other file systems. Not by default; then a directory where one is mounted is reported as
+    /// [uncovered](super::Change::uncovered).
+    pub fn cross_mounts(mut self, cross: bool) -> Self {
+        self.cross_mounts = cross;
+        self
+    }
+
+    /// Whether a root that is missing is waited for. Not by default.
+    pub fn await_missing_roots(mut self, wait: bool) -> Self {
+        self.await_missing = wait;
+        self
+    }
+
+    /// As [`Builder::backend`].
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.instance = self.instance.backend(backend);
+        self
+    }
+
+    /// As [`Builder::buffers`].
+    pub fn buffers(mut self, buffers: usize) -> Self {
+        self.buffers = buffers;
+        self.instance = self.instance.buffers(buffers);
+        self
+    }
+
+    /// As [`Builder::buffer_size`].
+    pub fn buffer_size(mut self, bytes: usize) -> Self {
+        self.instance = self.instance.buffer_size(bytes);
+        self
+    }
+
+    /// As [`Builder::batch_window`].
+    pub fn batch_window(mut self, window: Duration) -> Self {
+        self.instance = self.instance.batch_window(window);
+        self
+    }
+
+    /// Tells how far [`open`](Self::open) is, ten times a second, from a thread of its own.
+    pub fn on_progress(mut self, tell: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Arc::new(tell));
+        self
+    }
+
+    /// Lets another thread end [`open`](Self::open).
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = cancel.clone();
+        self
+    }
+
+    /// Looks at all directories, on as many threads as there are cores, and watches them. When it returns, every change
+    /// that happens from then on is reported.
+    ///
+    /// A directory that can't be watched does not end it: see [`Tree::uncovered`].
+    ///
+    /// # Errors
+    /// As [`Builder::build`], and if a root can't be watched; [`Cancelled`](ErrorKind::Cancelled).
+    pub fn open(self) -> Result<Tree> {
+        if !self.mask.intersects(Mask::ALL) {
+            let cause = format!("the mask {:?} names no event", self.mask);
+            let error = Error::text(ErrorKind::InvalidInput, "open tree", cause);
+            return Err(error.mended_by("ask for at least one kind, such as Mask::CHANGES"));
+        }
+        Tree::open(self)
+    }
+
+    pub(super) fn manner(&self) -> Manner {
+        Manner {
+            mask: self.mask & !Mask::MASK_ADD & !Mask::MASK_CREATE & !Mask::ONESHOT & !Mask::DONT_FOLLOW | NEEDED,
+            filter: self.filter.clone(),
+            follow_links: self.follow_links,
+            cross_mounts: self.cross_mounts,
+            fingerprints: false,
+            names: false,
+        }
+    }
+
+    /// Roots as they are reported: without slashes at the end.
+    pub(super) fn root_paths(&self) -> Vec<Vec<u8>> {
+        self.roots.iter().map(|root| plain(root)).collect()
+    }
+}
+
+/// A path without what does not belong to it.
+pub(super) fn plain(path: &Path) -> Vec<u8> {
+    let path: PathBuf = path.components().collect();
+    path.as_os_str().as_bytes().to_vec()
+}
+
+impl fmt::Debug for TreeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TreeBuilder")
+            .field("roots", &self.roots)
+            .field("mask", &self.mask)
+            .field("recovery", &self.recovery)
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How far a crawl is, read from its counts.
+pub(super) fn progress(counts: &Counts, elapsed: Duration) -> Progress {
+    Progress {
+        directories: counts.directories.load(Ordering::Relaxed),
+        watches: counts.watches.load(Ordering::Relaxed),
+        errors: counts.errors.load(Ordering::Relaxed),
+        elapsed,
+    }
+}

@@ -1,0 +1,381 @@
+//! Recursive watching: a tree of directories as one stream of changes, each with the path it had when it happened.
+//!
+//! A layer on the same descriptor, buffers and reader thread as [`Inotify`](crate::Inotify), which knows nothing of it.
+//!
+//! `tracker` holds what the tree is and applies records to it; `session` makes findings part of it; `nodes`, `files` and
+//! `texts` are its memory; `swaps` remembers renames that may be half of an exchange. None of these makes a system call.
+//! `crawl` looks at the disk, `worker` drives both, `ahead` finds the halves of renames, `marks` sets markers; `batch`,
+//! `change`, `outlet` and `stream` are the way to the consumer.
+
+mod ahead;
+mod batch;
+mod builder;
+mod change;
+mod crawl;
+mod files;
+mod marks;
+mod nodes;
+mod outlet;
+mod session;
+mod stream;
+mod swaps;
+mod texts;
+mod tracker;
+mod worker;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::OsStringExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+pub use self::batch::{Changes, TreeBatch};
+pub use self::builder::{Cancel, TreeBuilder};
+pub use self::change::{Change, Origin, OwnedChange};
+pub use self::stream::TreeStream;
+
+use self::crawl::Counts;
+use self::marks::Marks;
+use self::outlet::Outlet;
+use self::tracker::Tracker;
+use self::worker::{Shared, Worker, marker_error};
+use crate::backend::BackendReport;
+use crate::barrier::Barrier;
+use crate::error::{Error, ErrorKind, Result};
+use crate::stats::Stats;
+use crate::stream::attach;
+use crate::sys::thread::spawn_without_signals;
+
+/// What is done when the kernel's queue overflows and events are lost.
+///
+/// Either way the loss is reported in its place, all directories are looked at again, and the watches are made right. When
+/// the loss is reported the watches are in place, so whoever looks then misses nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Recovery {
+    /// Nothing more: what has changed is for the user to find. Costs no memory for files.
+    #[default]
+    Mark,
+    /// What has changed is found and reported as [`Origin::Scan`]: what appeared, disappeared, and files of another size,
+    /// time of modification or inode. Costs about 40 bytes a file beside its name, and the time to ask for each file's
+    /// status when it is first seen.
+    ///
+    /// A file that was written since it was last looked at is reported as modified, also if its events were not lost.
+    Diff,
+}
+
+/// How far [`TreeBuilder::open`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Directories that were looked at.
+    pub directories: usize,
+    /// Watches that were made.
+    pub watches: usize,
+    /// Directories that could not be watched or listed.
+    pub errors: usize,
+    /// Time since it began.
+    pub elapsed: Duration,
+}
+
+/// A directory that is not covered, and why.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Uncovered {
+    /// Its path.
+    pub path: PathBuf,
+    /// What is in the way, and what mends it.
+    pub error: Error,
+}
+
+/// Figures of a tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TreeStats {
+    /// Those of its instance. `events` and `batches` are what was handed on; `watches` are those of directories.
+    pub instance: Stats,
+    /// Directories that are watched.
+    pub directories: usize,
+    /// Files that are known by name: with [`Recovery::Diff`], all.
+    pub files: usize,
+    /// Directories that are not covered.
+    pub uncovered: usize,
+    /// Watches of directories that have left, which are removed some at a time.
+    pub releasing: usize,
+    /// Times that the tree looked at directories.
+    pub sessions: usize,
+    /// Bytes that directories and files take, without their names.
+    pub memory: usize,
+    /// Bytes that their names take.
+    pub name_memory: usize,
+}
+
+/// A directory with all below it, watched as one.
+///
+/// ```
+/// use ringwatch::tree::Tree;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path();
+/// let tree = Tree::builder(path)
+///     .filter(|dir| dir.file_name().is_none_or(|name| name != ".git"))
+///     .open()?;
+/// let mut changes = tree.stream()?;
+/// std::fs::create_dir_all(path.join("a/b"))?;
+/// std::fs::write(path.join("a/b/file"), "x")?;
+/// let barrier = tree.barrier()?;
+/// let mut seen = Vec::new();
+/// 'all: for batch in changes.blocking() {
+///     for change in &batch? {
+///         if change.barrier() == Some(barrier) {
+///             break 'all;
+///         }
+///         seen.extend(change.path());
+///     }
+/// }
+/// assert!(seen.contains(&path.join("a/b/file")));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Cheap to clone. It is closed when it and its stream are dropped.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    owner: Arc<Owner>,
+}
+
+/// Closes the tree when the last handle and the stream are gone.
+pub(crate) struct Owner {
+    shared: Arc<Shared>,
+    worker: Thread,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.core.close();
+        self.worker.unpark();
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tree")
+            .field("instance", &self.shared.core.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tree {
+    /// Settings for a tree below `path`.
+    pub fn builder(path: impl AsRef<Path>) -> TreeBuilder {
+        TreeBuilder::new(path.as_ref())
+    }
+
+    /// A tree with the default settings.
+    ///
+    /// # Errors
+    /// As [`TreeBuilder::open`].
+    pub fn new(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder(path).open()
+    }
+
+    fn open(builder: TreeBuilder) -> Result<Self> {
+        const OPERATION: &str = "open tree";
+        let core = Arc::new(builder.instance.clone().core()?);
+        let inotify = core.table.fd(OPERATION)?;
+        let marks = Marks::new(inotify).map_err(|cause| marker_error(&cause))?;
+        attach(&core)?;
+        let shared = Arc::new(Shared {
+            outlet: Outlet::new(builder.buffers),
+            marks,
+            commands: Mutex::default(),
+            counts: Counts {
+                cancelled: Arc::clone(&builder.cancel.0),
+                ..Counts::default()
+            },
+            figures: worker::Figures::default(),
+            core,
+        });
+        let (ready, opened) = sync_channel(1);
+        let progress = builder.progress.clone();
+        let body = Arc::clone(&shared);
+        let started = spawn_without_signals("ringwatch-tree", move || work(&builder, body, &ready));
+        let started = started.map_err(|cause| {
+            shared.core.close();
+            Error::os(ErrorKind::Other, OPERATION, &cause)
+        })?;
+        let worker = started.thread().clone();
+        let tree = Self {
+            owner: Arc::new(Owner { shared, worker }),
+        };
+        let failed = || Error::text(ErrorKind::ReaderFailed, OPERATION, "the tree's thread has failed");
+        let begun = Instant::now();
+        let outcome = loop {
+            match opened.recv_timeout(Duration::from_millis(100)) {
+                Ok(outcome) => break outcome,
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break Err(failed()),
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+            }
+            if let Some(tell) = &progress {
+                tell(&builder::progress(&tree.owner.shared.counts, begun.elapsed()));
+            }
+        };
+        if let Some(tell) = &progress {
+            tell(&builder::progress(&tree.owner.shared.counts, begun.elapsed()));
+        }
+        outcome.map(|()| tree)
+    }
+
+    /// The changes, as a stream of batches.
+    ///
+    /// # Errors
+    /// [`AlreadyReading`](ErrorKind::AlreadyReading) while another stream of this tree is alive.
+    pub fn stream(&self) -> Result<TreeStream> {
+        TreeStream::new(Arc::clone(&self.owner))
+    }
+
+    /// Sets a mark in the stream: a change whose [`barrier`](Change::barrier) equals it, behind everything that happened
+    /// before the call, what is found by looking included. So what was made in a new directory comes before it. Changes
+    /// from after the call may come before it too, while something is being looked at.
+    ///
+    /// # Errors
+    /// As [`Inotify::barrier`](crate::Inotify::barrier).
+    pub fn barrier(&self) -> Result<Barrier> {
+        let shared = &self.owner.shared;
+        if shared.core.feed.queue.is_closed() {
+            return Err(Error::closed("set barrier"));
+        }
+        let number = shared.marks.barrier().map_err(|cause| marker_error(&cause))?;
+        Ok(Barrier {
+            instance: shared.core.instance,
+            number,
+        })
+    }
+
+    /// Has the worker do something, and waits for what comes of it.
+    fn ask<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        question: impl FnOnce(&mut Worker) -> T + Send + 'static,
+    ) -> Result<T> {
+        let shared = &self.owner.shared;
+        let (tell, told) = sync_channel(1);
+        let command = Box::new(move |worker: &mut Worker| {
+            // Whoever asked may have gone.
+            let _ = tell.send(question(worker));
+        });
+        let mut commands = shared.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        commands.push_back(command);
+        drop(commands);
+        self.owner.worker.unpark();
+        told.recv().map_err(|_| Error::closed(operation))
+    }
+
+    /// The roots, as they were given.
+    pub fn roots(&self) -> Vec<PathBuf> {
+        let roots = self.ask("list roots", |worker| worker.tracker.roots.clone());
+        let path = |root: tracker::Root| PathBuf::from(OsString::from_vec(root.path));
+        roots.unwrap_or_default().into_iter().map(path).collect()
+    }
+
+    /// The directories that are not covered, and why.
+    pub fn uncovered(&self) -> Vec<Uncovered> {
+        let uncovered = self.ask("list uncovered directories", |worker| {
+            let Tracker { nodes, uncovered, .. } = &mut worker.tracker;
+            let one = |(&id, error): (&nodes::Id, &Error)| Uncovered {
+                path: PathBuf::from(OsString::from_vec(nodes.path(id))),
+                error: error.clone(),
+            };
+            uncovered.iter().map(one).collect()
+        });
+        uncovered.unwrap_or_default()
+    }
+
+    /// Tries again to cover what is not covered. What comes of it is told in the stream.
+    ///
+    /// # Errors
+    /// [`Closed`](ErrorKind::Closed).
+    pub fn retry_uncovered(&self) -> Result<()> {
+        self.ask("retry uncovered directories", |worker| {
+            let ids: Vec<_> = worker.tracker.uncovered.keys().copied().collect();
+            for id in ids {
+                worker.tracker.look_again(id);
+            }
+        })
+    }
+
+    /// Which backend reads the events, and why not the better one.
+    pub fn backend(&self) -> BackendReport {
+        self.owner.shared.core.report()
+    }
+
+    /// How things stand.
+    pub fn stats(&self) -> TreeStats {
+        let shared = &self.owner.shared;
+        let figures = &shared.figures;
+        let read = |figure: &std::sync::atomic::AtomicUsize| figure.load(Ordering::Relaxed);
+        let name_memory = read(&figures.name_memory);
+        let directories = read(&figures.directories);
+        TreeStats {
+            instance: Stats {
+                watches: directories,
+                ..shared.core.stats()
+            },
+            directories,
+            files: read(&figures.files),
+            uncovered: read(&figures.uncovered),
+            releasing: read(&figures.releasing),
+            sessions: read(&figures.sessions),
+            memory: read(&figures.memory) - name_memory,
+            name_memory,
+        }
+    }
+
+    /// Ends the tree, for every handle: its stream delivers what was already read and then nothing more.
+    pub fn close(&self) {
+        self.owner.shared.core.close();
+        self.owner.worker.unpark();
+    }
+}
+
+/// The body of the worker's thread.
+fn work(builder: &TreeBuilder, shared: Arc<Shared>, ready: &SyncSender<Result<()>>) {
+    let compares = builder.recovery == Recovery::Diff;
+    let begin = || -> Result<Worker> {
+        let inotify = shared.core.table.fd("open tree")?;
+        let mut tracker = Tracker::new(builder.manner(), builder.mask, compares);
+        tracker.silent = !builder.list;
+        for path in builder.root_paths() {
+            tracker.add_root(path);
+        }
+        Ok(Worker::new(Arc::clone(&shared), inotify, tracker, compares))
+    };
+    let mut worker = match begin() {
+        Ok(worker) => worker,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    let told = OnceLock::new();
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        worker.run(true);
+        worker.publish();
+        let opened = worker.opened_well(builder.await_missing);
+        let well = opened.is_ok();
+        let _ = (ready.send(opened), told.set(()));
+        if well {
+            worker.run(false);
+        }
+    }));
+    let error = ended.err().map(|panic| {
+        let message = panic.downcast_ref::<&str>().copied();
+        let message = message.or(panic.downcast_ref::<String>().map(String::as_str));
+        let cause = format!("the tree's thread panicked: {}", message.unwrap_or("?"));
+        Error::text(ErrorKind::ReaderFailed, "watch tree", cause)
+    });
+    worker.finish(error);
+}

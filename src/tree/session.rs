@@ -1,0 +1,436 @@
+//! What a session makes of the tree: what is to be looked at, and what was found.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::crawl::{Crawl, Found, Job, Outcome};
+use super::files::UNKNOWN;
+use super::nodes::{ALIAS, CONFIRMED, Id, LINK, LISTED, NONE, State};
+use super::tracker::{Out, Root, Tracker};
+use crate::error::{Error, ErrorKind};
+use crate::mask::Mask;
+use crate::sys::dir::{Identity, Kind};
+use crate::table::add_error;
+
+/// Where a probe is to look: the directory's path and what it is, and the name.
+pub(super) struct Probe {
+    pub(super) dir: Id,
+    pub(super) path: Vec<u8>,
+    pub(super) identity: Identity,
+    pub(super) name: Box<[u8]>,
+}
+
+const MADE: Mask = Mask::CREATE.union(Mask::ISDIR);
+const GONE: Mask = Mask::DELETE.union(Mask::ISDIR);
+
+impl Tracker {
+    /// Whether there is something to look at.
+    pub(super) fn has_work(&self) -> bool {
+        !self.pending.is_empty() || !self.probes.is_empty()
+    }
+
+    /// Whether all that is known has been looked at, and nothing overlaps.
+    pub(super) fn is_calm(&self) -> bool {
+        self.session == 0 && !self.has_work()
+    }
+
+    pub(super) fn begin_session(&mut self, names_known: bool) {
+        // 0 says that there is none.
+        self.last_session = self.last_session.checked_add(1).unwrap_or(1);
+        self.session = self.last_session;
+        self.names_known = names_known;
+        (self.changed, self.stirred) = (false, false);
+        if names_known && !self.keeps_files {
+            self.files.clear(&mut self.nodes);
+        }
+    }
+
+    pub(super) fn add_root(&mut self, path: Vec<u8>) -> Option<Id> {
+        let node = self.nodes.add(NONE, &path)?;
+        self.roots.push(Root { path, node });
+        self.look_again(node);
+        Some(node)
+    }
+
+    /// What is to be looked at.
+    pub(super) fn jobs(&mut self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for id in std::mem::take(&mut self.pending) {
+            let node = *self.nodes.get(id);
+            if node.flags & LISTED == 0 {
+                continue;
+            }
+            self.nodes.get_mut(id).flags &= !LISTED;
+            if node.state == State::Pending {
+                jobs.push(self.job(id));
+            }
+        }
+        jobs
+    }
+
+    pub(super) fn job(&mut self, id: Id) -> Job {
+        let node = *self.nodes.get(id);
+        let name = self.nodes.name(id).to_vec();
+        let parent = (node.parent != NONE).then(|| (self.nodes.path(node.parent), self.identity(node.parent)));
+        let relative = match node.parent {
+            NONE => Vec::new(),
+            parent => self.relative(parent, &name),
+        };
+        let link = node.flags & LINK != 0;
+        Job {
+            node: id,
+            parent,
+            name,
+            relative,
+            link,
+        }
+    }
+
+    fn identity(&self, id: Id) -> Identity {
+        let (device, inode) = self.nodes.identity(id);
+        Identity { device, inode }
+    }
+
+    pub(super) fn take_probes(&mut self) -> Vec<Probe> {
+        let probes = std::mem::take(&mut self.probes);
+        let mut taken = Vec::new();
+        for (dir, name) in probes {
+            if self.nodes.get(dir).state == State::Watched {
+                let (path, identity) = (self.nodes.path(dir), self.identity(dir));
+                taken.push(Probe {
+                    dir,
+                    path,
+                    identity,
+                    name,
+                });
+            }
+        }
+        taken
+    }
+
+    /// The directory was not where it was; the events that say so are still to come.
+    pub(super) fn probe_again(&mut self, probe: Probe) {
+        self.lost_probes.push((probe.dir, probe.name));
+    }
+
+    /// What a probe has found: the kind of the entry if there is one.
+    pub(super) fn probed(&mut self, probe: &Probe, kind: Option<Kind>, out: &mut Out<'_>) {
+        let (dir, name) = (probe.dir, &*probe.name);
+        let Some(kind) = kind else { return };
+        let known = self.nodes.child(dir, name);
+        if kind == Kind::Dir {
+            if known.is_none() {
+                self.files.remove(&mut self.nodes, dir, name);
+                self.report(dir, name, MADE, out);
+                self.find(dir, name, false);
+            }
+        } else if known.is_none() {
+            let reported = self.keeps_files && self.files.put(&mut self.nodes, dir, name, UNKNOWN).is_some();
+            if !reported {
+                self.report(dir, name, Mask::CREATE, out);
+            }
+        }
+    }
+
+    /// A directory that this session has found and not looked at.
+    fn find(&mut self, dir: Id, name: &[u8], link: bool) -> Option<Id> {
+        let id = self.nodes.add(dir, name)?;
+        self.stirred = true;
+        let node = self.nodes.get_mut(id);
+        node.session = self.session;
+        node.flags = LISTED | if link { LINK } else { 0 };
+        self.pending.push(id);
+        Some(id)
+    }
+
+    /// Takes in what was found, and reports it: parents before children. `spare` is called between directories.
+    pub(super) fn take_in(&mut self, crawl: &Crawl, out: &mut Out<'_>, mut spare: impl FnMut(&mut Out<'_>)) {
+        let mut ids = vec![NONE; crawl.len()];
+        for number in 0..crawl.len() {
+            self.take_one(crawl, number, &mut ids, out);
+            spare(out);
+        }
+    }
+
+    fn take_one(&mut self, crawl: &Crawl, number: usize, ids: &mut [Id], out: &mut Out<'_>) {
+        let found = *crawl.found(number);
+        if found.node != NONE {
+            ids[number] = found.node;
+            return self.settle(crawl, number, found.node, &found, ids, out);
+        }
+        let parent = ids.get(found.parent as usize).copied().unwrap_or(NONE);
+        let watched = matches!(found.outcome, Outcome::Watched { .. } | Outcome::Unlisted { .. });
+        if parent == NONE || self.nodes.get(parent).state != State::Watched || found.outcome == Outcome::Vanished {
+            if watched {
+                self.release(found.outcome);
+            }
+            return;
+        }
+        let name = crawl.name(number);
+        if !found.link {
+            self.report(parent, name, MADE, out);
+        }
+        let Some(id) = self.nodes.add(parent, name) else { return };
+        if found.link {
+            self.nodes.get_mut(id).flags |= LINK;
+        }
+        ids[number] = id;
+        self.settle(crawl, number, id, &found, ids, out);
+    }
+
+    /// What was watched and has no place in the tree, unless it is another's.
+    fn release(&mut self, outcome: Outcome) {
+        if let Outcome::Watched { wd, .. } | Outcome::Unlisted { wd, .. } = outcome {
+            self.releasing.push_back(wd);
+        }
+    }
+
+    /// A directory as it was found.
+    fn settle(&mut self, crawl: &Crawl, number: usize, id: Id, found: &Found, ids: &mut [Id], out: &mut Out<'_>) {
+        let session = self.session;
+        let node = self.nodes.get_mut(id);
+        node.session = session;
+        node.flags &= !CONFIRMED;
+        match found.outcome {
+            Outcome::Watched { wd, identity } | Outcome::Unlisted { wd, identity, .. } => {
+                match self.nodes.by_wd(wd) {
+                    Some(other) if other != id => {
+                        self.nodes.get_mut(id).flags |= ALIAS;
+                        self.left_over.push((id, found.outcome));
+                        ids[number] = NONE;
+                        return;
+                    }
+                    _ => self.nodes.watch(id, wd),
+                }
+                self.nodes.set_identity(id, identity.device, identity.inode);
+                self.nodes.get_mut(id).flags &= !ALIAS;
+                self.uncovered.remove(&id);
+                if let Outcome::Unlisted { code, .. } = found.outcome {
+                    self.refused(id, "list directory", code, out);
+                }
+                self.take_files(crawl, number, id, out);
+            }
+            Outcome::Filtered => self.nodes.get_mut(id).state = State::Filtered,
+            Outcome::Foreign => {
+                self.nodes.get_mut(id).state = State::Uncovered;
+                let cause = "another file system is mounted here";
+                let error = Error::text(ErrorKind::Other, "watch directory", cause);
+                let error = error
+                    .at(&self.path(id))
+                    .mended_by("let mounts be crossed, or add it as a root");
+                self.say_uncovered(id, error, out);
+            }
+            Outcome::Failed(code) => {
+                self.nodes.get_mut(id).state = State::Uncovered;
+                self.refused(id, "watch directory", code, out);
+            }
+            Outcome::Vanished | Outcome::Lost => self.left_over.push((id, found.outcome)),
+        }
+    }
+
+    fn take_files(&mut self, crawl: &Crawl, number: usize, id: Id, out: &mut Out<'_>) {
+        for (name, fingerprint) in crawl.files(number) {
+            let known = match self.keeps_files || self.names_known {
+                true => self.files.put(&mut self.nodes, id, name, fingerprint),
+                false => None,
+            };
+            match known {
+                None => self.report(id, name, Mask::CREATE, out),
+                Some(known) if known == UNKNOWN || known != fingerprint => self.report(id, name, Mask::MODIFY, out),
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn path(&mut self, id: Id) -> std::path::PathBuf {
+        Path::new(OsStr::from_bytes(&self.nodes.path(id))).to_owned()
+    }
+
+    fn refused(&mut self, id: Id, operation: &'static str, code: i32, out: &mut Out<'_>) {
+        let path = self.path(id);
+        let cause = io::Error::from_raw_os_error(code);
+        let error = add_error(operation, Some(&path), Mask::empty(), &cause);
+        self.say_uncovered(id, error, out);
+    }
+
+    /// The session's markers have passed: from here on, its findings are as good as any.
+    pub(super) fn end_session(&mut self, out: &mut Out<'_>) {
+        let left_over = std::mem::take(&mut self.left_over);
+        self.stirred |= !left_over.is_empty() && self.changed;
+        for (id, outcome) in left_over {
+            let node = *self.nodes.get(id);
+            // It may be gone, and its number another's.
+            if node.state != State::Pending || node.session != self.session {
+                continue;
+            }
+            if self.changed {
+                self.look_again_as(id, node.flags & ALIAS);
+            } else {
+                self.give_up(id, outcome, out);
+            }
+        }
+        let lost = std::mem::take(&mut self.lost_probes);
+        if self.changed {
+            self.probes.extend(lost);
+        }
+        self.session = 0;
+        if !self.keeps_files {
+            self.files.clear(&mut self.nodes);
+        }
+    }
+
+    fn look_again_as(&mut self, id: Id, flags: u8) {
+        self.look_again(id);
+        self.nodes.get_mut(id).flags |= flags;
+    }
+
+    /// No event explains why it was not found.
+    fn give_up(&mut self, id: Id, outcome: Outcome, out: &mut Out<'_>) {
+        let parent = self.nodes.get(id).parent;
+        if parent == NONE {
+            return self.root_gone(id, "no directory is there", out);
+        }
+        if outcome == Outcome::Vanished {
+            let name = self.nodes.name(id).to_vec();
+            let link = self.nodes.get(id).flags & LINK != 0;
+            self.drop_subtree(id);
+            if !link {
+                self.report(parent, &name, GONE, out);
+            }
+            return;
+        }
+        let (cause, remedy) = match outcome {
+            Outcome::Lost => ("its path leads elsewhere", "add its root again under its present path"),
+            _ => ("it is watched under another path", "its events are reported there"),
+        };
+        self.nodes.get_mut(id).state = State::Uncovered;
+        let error = Error::text(ErrorKind::Other, "watch directory", cause);
+        let error = error.at(&self.path(id)).mended_by(remedy);
+        self.say_uncovered(id, error, out);
+    }
+
+    /// Events were lost: everything that was under way is void, and all is to be looked at.
+    pub(super) fn begin_recovery(&mut self) -> Vec<Job> {
+        self.begin_session(false);
+        for id in std::mem::take(&mut self.pending) {
+            self.nodes.get_mut(id).flags &= !LISTED;
+        }
+        self.probes.clear();
+        self.lost_probes.clear();
+        self.left_over.clear();
+        self.swaps = Default::default();
+        self.shadow = true;
+        let roots: Vec<_> = self.roots.iter().map(|root| root.node).collect();
+        roots.into_iter().map(|root| self.job(root)).collect()
+    }
+
+    /// Takes in what was found after a loss: what is where it was stays, what is not goes, what is new comes.
+    pub(super) fn recover(&mut self, crawl: &Crawl, out: &mut Out<'_>, mut spare: impl FnMut(&mut Out<'_>)) {
+        let mut ids = vec![NONE; crawl.len()];
+        for (number, id) in (0..).zip(ids.clone().iter_mut()) {
+            let found = *crawl.found(number);
+            *id = self.recognise(crawl, number, &found, &ids);
+            ids[number] = *id;
+        }
+        self.sweep(crawl, &ids, out);
+        spare(out);
+        for number in 0..crawl.len() {
+            let found = *crawl.found(number);
+            match ids[number] {
+                NONE => self.take_one(crawl, number, &mut ids, out),
+                id => {
+                    let state = self.nodes.get(id).state;
+                    self.nodes.get_mut(id).flags &= !CONFIRMED;
+                    match (found.outcome, state) {
+                        (Outcome::Watched { .. } | Outcome::Unlisted { .. }, State::Watched) => {
+                            self.take_files(crawl, number, id, out);
+                        }
+                        (Outcome::Filtered, State::Filtered)
+                        | (Outcome::Failed(_) | Outcome::Foreign, State::Uncovered) => {}
+                        _ => self.settle(crawl, number, id, &found, &mut ids, out),
+                    }
+                }
+            }
+            spare(out);
+        }
+    }
+
+    /// The directory that was known before where this one was found, if it is the same.
+    fn recognise(&mut self, crawl: &Crawl, number: usize, found: &Found, ids: &[Id]) -> Id {
+        let known = match found.node {
+            NONE => {
+                let parent = ids.get(found.parent as usize).copied().unwrap_or(NONE);
+                match parent {
+                    NONE => return NONE,
+                    parent => self.nodes.child(parent, crawl.name(number)),
+                }
+            }
+            root => Some(root),
+        };
+        let Some(known) = known else { return NONE };
+        let is_root = found.node != NONE;
+        let node = *self.nodes.get(known);
+        let same = match found.outcome {
+            Outcome::Watched { wd, .. } | Outcome::Unlisted { wd, .. } => {
+                node.wd == wd || node.wd == 0 && (self.nodes.by_wd(wd).is_none() || is_root)
+            }
+            Outcome::Vanished => false,
+            _ => node.wd == 0,
+        };
+        if !same && !is_root {
+            return NONE;
+        }
+        if !same {
+            // A root stays a root, whatever is there now.
+            let wd = self.nodes.unwatch(known);
+            if wd != 0 {
+                self.releasing.push_back(wd);
+            }
+        }
+        self.nodes.get_mut(known).session = self.session;
+        known
+    }
+
+    /// What was not found again goes: directories, then files.
+    fn sweep(&mut self, crawl: &Crawl, ids: &[Id], out: &mut Out<'_>) {
+        let stays = |tracker: &Self, id: Id| tracker.nodes.get(id).session == tracker.session;
+        let gone: Vec<_> = self
+            .nodes
+            .all()
+            .filter(|&id| {
+                let parent = self.nodes.get(id).parent;
+                !stays(self, id) && (parent == NONE || stays(self, parent))
+            })
+            .collect();
+        for id in gone {
+            let parent = self.nodes.get(id).parent;
+            if parent == NONE {
+                continue;
+            }
+            let name = self.nodes.name(id).to_vec();
+            let link = self.nodes.get(id).flags & LINK != 0;
+            self.drop_subtree(id);
+            if !link {
+                self.report(parent, &name, GONE, out);
+            }
+        }
+        if !self.keeps_files {
+            return;
+        }
+        for (number, &id) in ids.iter().enumerate().filter(|&(_, &id)| id != NONE) {
+            if matches!(crawl.found(number).outcome, Outcome::Unlisted { .. }) {
+                continue;
+            }
+            let listed: HashSet<&[u8]> = crawl.files(number).map(|(name, _)| name).collect();
+            let known = self.files.of(&self.nodes, id);
+            let gone: Vec<Box<[u8]>> = known.filter(|name| !listed.contains(name)).map(Into::into).collect();
+            for name in gone {
+                self.files.remove(&mut self.nodes, id, &name);
+                self.report(id, &name, Mask::DELETE, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,577 @@
+//! The thread that owns a tree: takes what was read, applies it in order, looks where there is something to look at, and
+//! hands on what is to be reported.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use super::ahead::{Ahead, Partner};
+use super::batch::{Draft, Memory, Shelf, TreeBatch};
+use super::crawl::{Counts, Crawl, Job, Manner, crawl};
+use super::marks::{Mark, Marks, Meaning};
+use super::nodes::State;
+use super::outlet::Outlet;
+use super::tracker::{Out, Root, Seen, Tracker};
+use crate::core::{Core, malformed_error};
+use crate::decode::{Record, Records};
+use crate::error::{Error, ErrorKind};
+use crate::mask::Mask;
+use crate::queue::{Taken, add};
+use crate::sys::dir::Dir;
+use crate::sys::inotify::InotifyFd;
+use crate::sys::pool::Buffer;
+
+/// Something for the worker to do between two batches.
+pub(super) type Command = Box<dyn FnOnce(&mut Worker) + Send>;
+
+/// What a tree's handles, its stream and its worker share.
+pub(super) struct Shared {
+    pub(super) core: Arc<Core>,
+    pub(super) outlet: Outlet,
+    pub(super) marks: Marks,
+    pub(super) commands: Mutex<VecDeque<Command>>,
+    pub(super) counts: Counts,
+    pub(super) figures: Figures,
+}
+
+/// How a tree stands, for whoever asks.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    pub(super) directories: AtomicUsize,
+    pub(super) files: AtomicUsize,
+    pub(super) uncovered: AtomicUsize,
+    pub(super) releasing: AtomicUsize,
+    pub(super) sessions: AtomicUsize,
+    pub(super) memory: AtomicUsize,
+    pub(super) name_memory: AtomicUsize,
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    inotify: Arc<InotifyFd>,
+    pub(super) tracker: Tracker,
+    manner: Manner,
+    /// After a loss, what it did is to be found and reported.
+    compares: bool,
+    ahead: Ahead,
+    shelf: Arc<Shelf>,
+    memory: Memory,
+    waker: Waker,
+    thread: Thread,
+    barriers: Vec<HeldBarrier>,
+    /// Buffers that were worked on since there was something to look at.
+    delayed: usize,
+    /// The search for the other half of a rename is to end at a marker that has passed.
+    unmarked: Vec<Mark>,
+    pub(super) opened: bool,
+    ended: bool,
+}
+
+/// A barrier that has arrived, and sessions that must end before it is delivered.
+struct HeldBarrier {
+    number: u64,
+    overtaken: bool,
+    sessions: usize,
+}
+
+/// Buffers that are worked on before a session, if there is no pause.
+const MOST_DELAYED: usize = 4;
+
+/// Bytes of a batch of what was found by looking.
+const SCAN_BATCH: usize = 64 * 1024;
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, inotify: Arc<InotifyFd>, tracker: Tracker, compares: bool) -> Self {
+        let thread = thread::current();
+        Self {
+            manner: tracker.manner.clone(),
+            tracker,
+            shared,
+            inotify,
+            compares,
+            ahead: Ahead::default(),
+            shelf: Arc::default(),
+            memory: Memory::new(),
+            waker: Waker::from(Arc::new(Unpark(thread.clone()))),
+            thread,
+            barriers: Vec::new(),
+            delayed: 0,
+            unmarked: Vec::new(),
+            opened: false,
+            ended: false,
+        }
+    }
+
+    /// Works until the tree is closed, or can't be read any more; with `until_opened`, until it is open.
+    pub(super) fn run(&mut self, until_opened: bool) {
+        while !self.ended && !(until_opened && self.opened) {
+            self.obey();
+            if self.ahead.len() == 0 && self.may_read() {
+                self.fetch();
+            }
+            if self.ahead.len() > 0 {
+                self.work();
+                self.publish();
+                continue;
+            }
+            if !self.ended && !self.look_around() {
+                // What could not be done for lack of room is tried again.
+                match self.unmarked.is_empty() {
+                    true => thread::park(),
+                    false => thread::park_timeout(Duration::from_millis(5)),
+                }
+            }
+            self.publish();
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        !self.opened || self.shared.outlet.has_room(&self.thread) || self.shared.core.feed.queue.is_closed()
+    }
+
+    fn obey(&mut self) {
+        loop {
+            let mut commands = self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(command) = commands.pop_front() else { return };
+            drop(commands);
+            command(self);
+        }
+    }
+
+    /// Takes what was read, if anything was. Answers whether there was something.
+    fn fetch(&mut self) -> bool {
+        match self.shared.core.feed.queue.take(Some(&self.waker)) {
+            Taken::Buffer(buffer) => {
+                self.ahead.push(buffer);
+                return true;
+            }
+            Taken::Interposed(error) => self.shared.outlet.push(Err(error)),
+            Taken::Failed(error) => {
+                self.shared.outlet.push(Err(error));
+                self.ended = true;
+            }
+            Taken::Closed => self.ended = true,
+            Taken::Empty => {}
+        }
+        false
+    }
+
+    /// Works on the first buffer.
+    fn work(&mut self) {
+        let Some(buffer) = self.ahead.front() else { return };
+        let mut draft = self.begin();
+        self.apply(&buffer, &mut draft);
+        self.hand_on(Some(&buffer), draft);
+        self.ahead.pop();
+        if self.tracker.has_work() {
+            self.delayed += 1;
+            if self.delayed >= MOST_DELAYED && self.tracker.session == 0 {
+                self.session();
+            }
+        }
+    }
+
+    fn begin(&mut self) -> Draft {
+        self.memory.forget();
+        self.shelf.take()
+    }
+
+    fn hand_on(&mut self, buffer: Option<&Arc<Buffer>>, draft: Draft) {
+        let core = &self.shared.core;
+        let batch = TreeBatch::new(buffer.cloned(), draft, &self.shelf, core.instance);
+        if batch.is_empty() {
+            return;
+        }
+        let counters = &core.feed.counters;
+        add(&counters.batches, 1);
+        add(&counters.events, batch.len() as u64);
+        self.shared.outlet.push(Ok(batch));
+    }
+
+    fn apply(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
+        let mut records = Records::new(buffer.filled());
+        let mut run = None;
+        loop {
+            let at = records.offset();
+            let record = match records.next() {
+                None => return,
+                Some(Ok(record)) => record,
+                Some(Err(malformed)) => {
+                    let so_far = std::mem::replace(draft, self.shelf.take());
+                    self.memory.forget();
+                    self.hand_on(Some(buffer), so_far);
+                    return self.shared.outlet.push(Err(malformed_error(malformed)));
+                }
+            };
+            if self.ahead.was_taken(at as u32) {
+                run = None;
+                continue;
+            }
+            if self.tracker.is_plain(record.mask) {
+                if run == Some(record.wd) {
+                    draft.extend_run();
+                } else if let Some(dir) = self.tracker.nodes.by_wd(record.wd) {
+                    let dir = draft.dir(&mut self.tracker.nodes, &mut self.memory, dir);
+                    draft.record(at as u32, dir);
+                    run = Some(record.wd);
+                } else {
+                    run = None;
+                }
+                continue;
+            }
+            run = None;
+            self.turn(buffer, at, record, records.offset(), draft);
+        }
+    }
+
+    /// A record that may change the tree.
+    fn turn(&mut self, buffer: &Arc<Buffer>, at: usize, record: Record<'_>, behind: usize, draft: &mut Draft) {
+        let seen = Seen {
+            record,
+            at: Some(at as u32),
+        };
+        if record.mask.contains(Mask::Q_OVERFLOW) {
+            return self.overflowed(buffer, draft);
+        }
+        if record.mask.contains(Mask::IGNORED) && self.tracker.nodes.by_wd(record.wd).is_none() {
+            return self.marker(record.wd, draft);
+        }
+        if record.mask.contains(Mask::MOVED_FROM) {
+            return self.rename(seen, behind, draft);
+        }
+        let out = &mut Out {
+            draft,
+            memory: &mut self.memory,
+        };
+        match record.mask.contains(Mask::MOVED_TO) {
+            true => self.tracker.moved_in(seen, out),
+            false => self.tracker.single(seen, out),
+        }
+    }
+
+    /// Finds the other half of a rename, waiting for what was not read yet.
+    fn rename(&mut self, from: Seen<'_>, behind: usize, draft: &mut Draft) {
+        let mut marked = false;
+        let partner = loop {
+            let marks = &self.shared.marks;
+            match self.ahead.partner(&from.record, behind, |wd| marks.is_partner(wd)) {
+                Partner::At(number, at) => break self.ahead.take(number, at),
+                Partner::Nowhere => break None,
+                Partner::Unread => {}
+            }
+            if !marked && self.shared.marks.set(Mark::Partner).is_err() {
+                // Without it there is no end to wait for. Should the other half come, it is taken for a newcomer.
+                break None;
+            }
+            marked = true;
+            if !self.fetch_more() {
+                break None;
+            }
+        };
+        let out = &mut Out {
+            draft,
+            memory: &mut self.memory,
+        };
+        let Some((buffer, at)) = partner else {
+            return self.tracker.moved_out(from, out);
+        };
+        let mut records = Records::new(buffer.filled().get(at as usize..).unwrap_or_default());
+        let Some(Ok(record)) = records.next() else { return };
+        let same = self.ahead.front().is_some_and(|front| Arc::ptr_eq(&front, &buffer));
+        let to = Seen {
+            record,
+            at: same.then_some(at),
+        };
+        self.tracker.renamed(from, to, out);
+    }
+
+    /// Waits for one more buffer. False if none can come: the consumer has all others, or there is nothing more to read.
+    fn fetch_more(&mut self) -> bool {
+        loop {
+            if self.fetch() {
+                return true;
+            }
+            let pool = &self.shared.core.feed.pool;
+            if self.ended || pool.used_bytes() >= pool.bytes() {
+                return false;
+            }
+            thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+
+    /// The end of a watch that is no directory's.
+    fn marker(&mut self, wd: i32, draft: &mut Draft) {
+        while let Some(number) = self.shared.marks.overtaken_by(wd) {
+            self.barrier(number, true, draft);
+        }
+        match self.shared.marks.arrived(wd) {
+            Meaning::Barrier { number, overtaken } => self.barrier(number, overtaken, draft),
+            Meaning::Mark(Mark::Light) => self.tracker.shadow = false,
+            Meaning::Mark(Mark::Session) => self.end_session(draft),
+            Meaning::Mark(Mark::Partner) | Meaning::Nothing => {}
+        }
+    }
+
+    /// A barrier has arrived. What happened before it may still have to be looked at.
+    fn barrier(&mut self, number: u64, overtaken: bool, draft: &mut Draft) {
+        if self.tracker.is_calm() && self.barriers.is_empty() {
+            return draft.barrier(number, overtaken);
+        }
+        let under_way = usize::from(self.tracker.session != 0);
+        let to_come = usize::from(self.tracker.has_work());
+        let sessions = (under_way + to_come).max(1);
+        self.barriers.push(HeldBarrier {
+            number,
+            overtaken,
+            sessions,
+        });
+    }
+
+    fn end_session(&mut self, draft: &mut Draft) {
+        self.tracker.end_session(&mut Out {
+            draft,
+            memory: &mut self.memory,
+        });
+        self.open_if_done();
+        let calm = self.tracker.is_calm();
+        let stirred = self.tracker.stirred;
+        for held in &mut self.barriers {
+            // What was void is to be looked at once more.
+            held.sessions = if stirred {
+                held.sessions.max(1)
+            } else {
+                held.sessions - 1
+            };
+        }
+        let due = self
+            .barriers
+            .iter()
+            .take_while(|held| calm || held.sessions == 0)
+            .count();
+        for held in self.barriers.drain(..due) {
+            draft.barrier(held.number, held.overtaken);
+        }
+    }
+
+    fn open_if_done(&mut self) {
+        if !self.opened {
+            self.opened = true;
+            self.tracker.silent = false;
+        }
+    }
+
+    /// There is nothing to work on: time to look at what is new, and to let go. Answers whether something was done.
+    fn look_around(&mut self) -> bool {
+        for mark in std::mem::take(&mut self.unmarked) {
+            self.mark(mark);
+        }
+        self.shared.marks.mark_again();
+        if self.tracker.session == 0 && self.tracker.has_work() {
+            self.session();
+            return true;
+        }
+        self.release()
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        if self.shared.marks.set(mark).is_err() {
+            self.unmarked.push(mark);
+        }
+    }
+
+    /// Removes some of the watches that nobody needs. Answers whether there were any.
+    fn release(&mut self) -> bool {
+        const AT_ONCE: usize = 256;
+        let some = self.tracker.releasing.len().min(AT_ONCE);
+        for wd in self.tracker.releasing.drain(..some) {
+            if self.tracker.nodes.by_wd(wd).is_none() {
+                // It may have ended by itself.
+                let _ = self.inotify.rm_watch(wd);
+            }
+        }
+        if self.tracker.releasing.is_empty() {
+            self.tracker.releasing.shrink_to(AT_ONCE);
+        }
+        some > 0
+    }
+
+    /// Looks at all that is to be looked at.
+    fn session(&mut self) {
+        self.delayed = 0;
+        let reports = !self.tracker.silent;
+        self.tracker.begin_session(reports || self.compares);
+        let jobs = self.tracker.jobs();
+        let probes = self.tracker.take_probes();
+        let manner = Manner {
+            names: reports || self.compares,
+            fingerprints: self.compares,
+            ..self.manner.clone()
+        };
+        let found = self.crawl(jobs, &manner, false);
+        let mut draft = self.begin();
+        for probe in probes {
+            let looked = Dir::find(&probe.path).and_then(|dir| Ok((dir.identity()? == probe.identity, dir)));
+            let out = &mut Out {
+                draft: &mut draft,
+                memory: &mut self.memory,
+            };
+            match looked {
+                Ok((true, dir)) => {
+                    let kind = dir.status_of(&probe.name).map(|status| status.kind).ok();
+                    self.tracker.probed(&probe, kind, out);
+                }
+                _ => self.tracker.probe_again(probe),
+            }
+        }
+        self.take_in(&found, &mut draft, false);
+        self.hand_on(None, draft);
+        self.mark(Mark::Session);
+    }
+
+    fn crawl(&mut self, jobs: Vec<Job>, manner: &Manner, all: bool) -> Crawl {
+        add_one(&self.shared.figures.sessions);
+        let nodes = &self.tracker.nodes;
+        let known = |wd| !all && nodes.by_wd(wd).is_some();
+        crawl(jobs, manner, &self.inotify, &self.shared.counts, &known)
+    }
+
+    /// Makes what was found part of the tree, and hands on what is reported of it in batches of a reasonable size.
+    fn take_in(&mut self, found: &Crawl, draft: &mut Draft, recovery: bool) {
+        let Self {
+            shared,
+            shelf,
+            tracker,
+            memory,
+            ..
+        } = self;
+        let instance = shared.core.instance;
+        let counters = &shared.core.feed.counters;
+        let spare = |out: &mut Out<'_>| {
+            if out.draft.text_len() > SCAN_BATCH {
+                let full = std::mem::replace(out.draft, shelf.take());
+                out.memory.forget();
+                let batch = TreeBatch::new(None, full, shelf, instance);
+                add(&counters.batches, 1);
+                add(&counters.events, batch.len() as u64);
+                shared.outlet.push(Ok(batch));
+            }
+        };
+        let out = &mut Out { draft, memory };
+        match recovery {
+            true => tracker.recover(found, out, spare),
+            false => tracker.take_in(found, out, spare),
+        }
+    }
+
+    /// Events were lost here. Everything is looked at before the loss is reported, so that whoever looks then misses
+    /// nothing that the watches do not tell.
+    fn overflowed(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
+        self.shared.marks.overflowed();
+        self.unmarked.clear();
+        if !self.tracker.silent {
+            draft.overflow();
+        }
+        add(&self.shared.core.feed.counters.overflows, 1);
+        let jobs = self.tracker.begin_recovery();
+        self.delayed = 0;
+        // The kernel says only once that it lost events, as long as that was not read. So what was queued until now may
+        // have gaps, and is older than what is looked at from now on.
+        if self.shared.marks.set(Mark::Light).is_err() {
+            self.tracker.shadow = false;
+        }
+        let manner = Manner {
+            names: self.compares,
+            fingerprints: self.compares,
+            ..self.manner.clone()
+        };
+        let found = self.crawl(jobs, &manner, true);
+        let next = self.shelf.take();
+        self.memory.forget();
+        let so_far = std::mem::replace(draft, next);
+        self.hand_on(Some(buffer), so_far);
+        self.tracker.blind = !self.compares;
+        self.take_in(&found, draft, true);
+        self.tracker.blind = false;
+        self.mark(Mark::Session);
+        for held in &mut self.barriers {
+            held.sessions = held.sessions.max(1);
+        }
+        let next = self.shelf.take();
+        self.memory.forget();
+        let found = std::mem::replace(draft, next);
+        self.hand_on(None, found);
+    }
+
+    /// Says how things stand, for whoever asks.
+    pub(super) fn publish(&mut self) {
+        let figures = &self.shared.figures;
+        let watched = self.tracker.nodes.watched();
+        self.inotify
+            .watches
+            .store(watched + self.tracker.releasing.len(), Ordering::Relaxed);
+        figures.directories.store(watched, Ordering::Relaxed);
+        figures.files.store(
+            if self.compares { self.tracker.files.len() } else { 0 },
+            Ordering::Relaxed,
+        );
+        figures.uncovered.store(self.tracker.uncovered.len(), Ordering::Relaxed);
+        figures.releasing.store(self.tracker.releasing.len(), Ordering::Relaxed);
+        let (nodes, files) = (self.tracker.nodes.memory(), self.tracker.files.memory());
+        figures.memory.store(nodes.0 + files.0, Ordering::Relaxed);
+        figures.name_memory.store(nodes.1 + files.1, Ordering::Relaxed);
+    }
+
+    /// Whether the roots are there, once all was looked at.
+    pub(super) fn opened_well(&mut self, await_missing: bool) -> Result<(), Error> {
+        if self.shared.counts.cancelled.load(Ordering::Relaxed) {
+            let error = Error::text(ErrorKind::Cancelled, "open tree", "it was cancelled");
+            return Err(error);
+        }
+        if !self.opened {
+            return Err(Error::text(ErrorKind::ReaderFailed, "open tree", "reading has ended"));
+        }
+        let failed = |root: &Root| match self.tracker.nodes.get(root.node).state {
+            State::Watched => None,
+            _ => self.tracker.uncovered.get(&root.node).cloned(),
+        };
+        match self.tracker.roots.iter().find_map(failed) {
+            Some(error) if !await_missing => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The thread ends: whoever waits is told.
+    pub(super) fn finish(&mut self, error: Option<Error>) {
+        if let Some(error) = error {
+            self.shared.outlet.push(Err(error));
+        }
+        let feed = &self.shared.core.feed;
+        feed.queue.leave(feed);
+        self.shared.outlet.end();
+    }
+}
+
+fn add_one(figure: &AtomicUsize) {
+    figure.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Why no marker can be set.
+pub(super) fn marker_error(cause: &io::Error) -> Error {
+    match cause.raw_os_error() {
+        Some(libc::ENOENT) => Error::os(ErrorKind::NotFound, "set barrier", cause)
+            .mended_by("mount /proc: the marker is reached through /proc/self/fd"),
+        _ => crate::table::add_error("set barrier", None, Mask::empty(), cause),
+    }
+}

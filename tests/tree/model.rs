@@ -1,0 +1,193 @@
+//! The contents of a tree as a consumer knows them who takes the events and nothing else.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ringwatch::tree::{OwnedChange, Tree, TreeStream};
+use ringwatch::{Barrier, Mask};
+
+use crate::support::PATIENCE;
+
+/// A directory, or something else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) children: Option<BTreeMap<OsString, Node>>,
+}
+
+impl Node {
+    pub(crate) fn dir() -> Self {
+        Self {
+            children: Some(BTreeMap::new()),
+        }
+    }
+
+    fn file() -> Self {
+        Self { children: None }
+    }
+}
+
+/// What was made of the changes so far.
+pub(crate) struct Model {
+    pub(crate) root: PathBuf,
+    pub(crate) node: Node,
+    limbo: BTreeMap<u32, Node>,
+    pub(crate) overflows: usize,
+    pub(crate) log: Vec<OwnedChange>,
+}
+
+impl Model {
+    pub(crate) fn new(root: &Path, node: Node) -> Self {
+        Self {
+            root: root.to_owned(),
+            node,
+            limbo: BTreeMap::new(),
+            overflows: 0,
+            log: Vec::new(),
+        }
+    }
+
+    fn dir(&mut self, path: &Path) -> Option<&mut BTreeMap<OsString, Node>> {
+        let below = path.strip_prefix(&self.root).expect("below the root");
+        let mut node = &mut self.node;
+        for name in below {
+            node = node.children.as_mut()?.get_mut(name)?;
+        }
+        node.children.as_mut()
+    }
+
+    /// Takes one change.
+    pub(crate) fn apply(&mut self, change: &OwnedChange) -> Result<(), String> {
+        self.log.push(change.clone());
+        if change.is_overflow() {
+            self.overflows += 1;
+            return Ok(());
+        }
+        let (Some(dir), Some(name)) = (change.dir().map(Path::to_owned), change.name().map(OsStr::to_owned)) else {
+            return Ok(());
+        };
+        let mask = change.mask();
+        if !mask.intersects(Mask::CREATE | Mask::DELETE | Mask::MOVE) {
+            return Ok(());
+        }
+        let new = if change.is_dir() { Node::dir() } else { Node::file() };
+        let paired = change.renamed_from().is_some();
+        let cookie = change.cookie().unwrap_or(0);
+        let moved = if mask.contains(Mask::MOVED_TO) && paired {
+            self.limbo.remove(&cookie)
+        } else {
+            None
+        };
+        if mask.contains(Mask::MOVED_TO) && paired && moved.is_none() {
+            return Err(format!("nothing was moved away for {change:?}"));
+        }
+        let Some(entries) = self.dir(&dir) else {
+            return Err(format!("no directory for {change:?}"));
+        };
+        if mask.contains(Mask::CREATE) {
+            if entries.contains_key(&name) {
+                return Err(format!("was there already: {change:?}"));
+            }
+            entries.insert(name, new);
+        } else if mask.contains(Mask::MOVED_TO) {
+            entries.insert(name, moved.unwrap_or(new));
+        } else {
+            let Some(gone) = entries.remove(&name) else {
+                return Err(format!("was not there: {change:?}"));
+            };
+            if mask.contains(Mask::MOVED_FROM) && !change.is_moved_out() {
+                self.limbo.insert(cookie, gone);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is on the disk.
+pub(crate) fn disk(path: &Path) -> Node {
+    let mut children = BTreeMap::new();
+    walk(path, &mut children);
+    Node {
+        children: Some(children),
+    }
+}
+
+fn walk(path: &Path, into: &mut BTreeMap<OsString, Node>) {
+    for entry in fs::read_dir(path).expect("a listing") {
+        let entry = entry.expect("an entry");
+        let mut node = Node::file();
+        if entry.file_type().expect("a type").is_dir() {
+            let mut children = BTreeMap::new();
+            walk(&entry.path(), &mut children);
+            node.children = Some(children);
+        }
+        into.insert(entry.file_name(), node);
+    }
+}
+
+/// The first path in which they differ.
+pub(crate) fn difference(model: &Node, disk: &Node, at: &Path) -> Option<String> {
+    match (&model.children, &disk.children) {
+        (None, None) => None,
+        (Some(model), Some(disk)) => {
+            for (name, node) in model {
+                let path = at.join(name);
+                match disk.get(name) {
+                    None => return Some(format!("{path:?} is not on the disk")),
+                    Some(other) => {
+                        if let Some(found) = difference(node, other, &path) {
+                            return Some(found);
+                        }
+                    }
+                }
+            }
+            let missing = disk.keys().find(|name| !model.contains_key(*name))?;
+            Some(format!("{:?} was not reported", at.join(missing)))
+        }
+        _ => Some(format!("{at:?} is a directory in one and not in the other")),
+    }
+}
+
+/// A tree that is read up to barriers.
+pub(crate) struct Watched {
+    pub(crate) tree: Tree,
+    pub(crate) stream: TreeStream,
+}
+
+impl Watched {
+    pub(crate) fn new(tree: Tree) -> Self {
+        let stream = tree.stream().expect("a stream");
+        Self { tree, stream }
+    }
+
+    /// All changes up to the barrier, without it.
+    pub(crate) fn until(&mut self, barrier: Barrier) -> Vec<OwnedChange> {
+        let mut changes = Vec::new();
+        loop {
+            let batch = self.stream.wait_timeout(PATIENCE).expect("reading goes on");
+            let batch = batch.expect("a batch that was due did not come");
+            let mut here = false;
+            for change in &batch {
+                here |= change.barrier() == Some(barrier);
+                if change.barrier().is_none() {
+                    changes.push(change.to_owned());
+                }
+            }
+            if here {
+                return changes;
+            }
+        }
+    }
+
+    /// Waits until what is to be let go was let go.
+    pub(crate) fn settle(&self) {
+        crate::support::wait_until(|| self.tree.stats().releasing == 0);
+    }
+
+    /// All changes caused before this call.
+    pub(crate) fn changes(&mut self) -> Vec<OwnedChange> {
+        let barrier = self.tree.barrier().expect("a barrier");
+        self.until(barrier)
+    }
+}
