@@ -56,6 +56,8 @@ pub(super) const LISTED: u8 = 2;
 pub(super) const LINK: u8 = 4;
 /// It is known by a listing, which found it watched under another path.
 pub(super) const ALIAS: u8 = 8;
+/// Its watch has ended, and nobody said why.
+pub(super) const ENDED: u8 = 16;
 
 #[derive(Debug)]
 pub(super) struct Nodes {

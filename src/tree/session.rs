@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::crawl::{Crawl, Found, Job, Outcome};
 use super::files::UNKNOWN;
-use super::nodes::{ALIAS, CONFIRMED, Id, LINK, LISTED, NONE, State};
-use super::tracker::{Out, Root, Tracker};
+use super::nodes::{ALIAS, CONFIRMED, ENDED, Id, LINK, LISTED, NONE, State};
+use super::tracker::{Answer, Out, Root, Tracker};
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 use crate::sys::dir::{Identity, Kind};
@@ -28,12 +28,21 @@ const GONE: Mask = Mask::DELETE.union(Mask::ISDIR);
 
 impl Tracker {
     /// Whether there is something to look at.
-    pub(super) fn has_work(&self) -> bool {
-        !self.pending.is_empty() || !self.probes.is_empty()
+    pub(super) fn has_work(&mut self) -> bool {
+        let Self { nodes, pending, .. } = self;
+        pending.retain(|&id| {
+            let node = nodes.get_mut(id);
+            let due = node.state == State::Pending && node.flags & LISTED != 0;
+            if !due {
+                node.flags &= !LISTED;
+            }
+            due
+        });
+        !self.pending.is_empty() || self.doubts.iter().any(|doubt| doubt.answer == Answer::Open)
     }
 
     /// Whether all that is known has been looked at, and nothing overlaps.
-    pub(super) fn is_calm(&self) -> bool {
+    pub(super) fn is_calm(&mut self) -> bool {
         self.session == 0 && !self.has_work()
     }
 
@@ -94,55 +103,68 @@ impl Tracker {
         Identity { device, inode }
     }
 
-    pub(super) fn take_probes(&mut self) -> Vec<Probe> {
-        let probes = std::mem::take(&mut self.probes);
-        let mut taken = Vec::new();
-        for (dir, name) in probes {
-            if self.nodes.get(dir).state == State::Watched {
-                let (path, identity) = (self.nodes.path(dir), self.identity(dir));
-                taken.push(Probe {
-                    dir,
-                    path,
-                    identity,
-                    name,
-                });
-            }
-        }
-        taken
+    /// What is in doubt.
+    pub(super) fn probes(&mut self) -> Vec<Probe> {
+        let open = self.doubts.iter().filter(|doubt| doubt.answer == Answer::Open);
+        let open: Vec<_> = open.map(|doubt| (doubt.dir, doubt.name.clone())).collect();
+        let probe = |(dir, name)| Probe {
+            path: self.nodes.path(dir),
+            identity: self.identity(dir),
+            dir,
+            name,
+        };
+        open.into_iter().map(probe).collect()
     }
 
     /// The directory was not where it was; the events that say so are still to come.
-    pub(super) fn probe_again(&mut self, probe: Probe) {
-        self.lost_probes.push((probe.dir, probe.name));
+    pub(super) fn probe_lost(&mut self, probe: &Probe) {
+        self.answer(probe, Answer::Lost);
+    }
+
+    fn answer(&mut self, probe: &Probe, answer: Answer) {
+        if let Some(place) = self.doubt(probe.dir, &probe.name) {
+            self.doubts[place].answer = answer;
+        }
     }
 
     /// What a probe has found: the kind of the entry if there is one.
     pub(super) fn probed(&mut self, probe: &Probe, kind: Option<Kind>, out: &mut Out<'_>) {
         let (dir, name) = (probe.dir, &*probe.name);
+        let answer = if kind.is_some() {
+            Answer::Present
+        } else {
+            Answer::Absent
+        };
+        self.answer(probe, answer);
         let Some(kind) = kind else { return };
-        let known = self.nodes.child(dir, name);
+        if self.nodes.child(dir, name).is_some() {
+            return;
+        }
         if kind == Kind::Dir {
-            if known.is_none() {
-                self.files.remove(&mut self.nodes, dir, name);
-                self.report(dir, name, MADE, out);
-                self.find(dir, name, false);
+            self.report(dir, name, MADE, out);
+            self.find(dir, name, false);
+        } else {
+            if self.keeps_files {
+                self.files.put(&mut self.nodes, dir, name, UNKNOWN);
             }
-        } else if known.is_none() {
-            let reported = self.keeps_files && self.files.put(&mut self.nodes, dir, name, UNKNOWN).is_some();
-            if !reported {
-                self.report(dir, name, Mask::CREATE, out);
-            }
+            self.report(dir, name, Mask::CREATE, out);
         }
     }
 
     /// A directory that this session has found and not looked at.
     fn find(&mut self, dir: Id, name: &[u8], link: bool) -> Option<Id> {
+        let wanted = self.is_wanted(dir, name);
         let id = self.nodes.add(dir, name)?;
-        self.stirred = true;
         let node = self.nodes.get_mut(id);
         node.session = self.session;
-        node.flags = LISTED | if link { LINK } else { 0 };
-        self.pending.push(id);
+        node.flags = if link { LINK } else { 0 };
+        match wanted {
+            true => {
+                self.stirred = true;
+                self.look_again(id);
+            }
+            false => node.state = State::Filtered,
+        }
         Some(id)
     }
 
@@ -207,6 +229,7 @@ impl Tracker {
                 }
                 self.nodes.set_identity(id, identity.device, identity.inode);
                 self.nodes.get_mut(id).flags &= !ALIAS;
+                self.renew(id, out);
                 self.uncovered.remove(&id);
                 if let Outcome::Unlisted { code, .. } = found.outcome {
                     self.refused(id, "list directory", code, out);
@@ -228,6 +251,16 @@ impl Tracker {
                 self.refused(id, "watch directory", code, out);
             }
             Outcome::Vanished | Outcome::Lost => self.left_over.push((id, found.outcome)),
+        }
+    }
+
+    /// What was watched here before is not what is here now, and that was not reported.
+    fn renew(&mut self, id: Id, out: &mut Out<'_>) {
+        if self.nodes.get(id).flags & ENDED != 0 {
+            self.nodes.get_mut(id).flags &= !ENDED;
+            let (parent, name) = (self.nodes.get(id).parent, self.nodes.name(id).to_vec());
+            self.report(parent, &name, GONE, out);
+            self.report(parent, &name, MADE, out);
         }
     }
 
@@ -272,10 +305,13 @@ impl Tracker {
                 self.give_up(id, outcome, out);
             }
         }
-        let lost = std::mem::take(&mut self.lost_probes);
-        if self.changed {
-            self.probes.extend(lost);
-        }
+        let changed = self.changed;
+        self.doubts.retain_mut(|doubt| {
+            if doubt.answer == Answer::Lost && changed {
+                doubt.answer = Answer::Open;
+            }
+            doubt.answer == Answer::Open
+        });
         self.session = 0;
         if !self.keeps_files {
             self.files.clear(&mut self.nodes);
@@ -318,8 +354,7 @@ impl Tracker {
         for id in std::mem::take(&mut self.pending) {
             self.nodes.get_mut(id).flags &= !LISTED;
         }
-        self.probes.clear();
-        self.lost_probes.clear();
+        self.doubts.clear();
         self.left_over.clear();
         self.swaps = Default::default();
         self.shadow = true;

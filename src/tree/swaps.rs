@@ -1,9 +1,11 @@
 //! Renames that may have been half of an exchange.
 //!
 //! `RENAME_EXCHANGE` of a and b comes as a to b, then b to a. So does a rename that replaces b, followed by one back; and for
-//! files nothing tells the two apart. Whoever meets the second half looks whether b is there.
+//! files nothing tells the two apart. If a is not in the tree, it comes as something that arrives at b and leaves again.
+//! Whoever meets the second half looks whether b is there.
 
 use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
 
 use super::nodes::Id;
 
@@ -26,10 +28,14 @@ impl Spot {
     }
 }
 
-/// The first half.
+/// What may be the first half.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct First {
-    spots: (Spot, Spot),
+    /// Where it came from, if that was in the tree.
+    pub(super) source: Option<Spot>,
+    target: Spot,
+    cookie: u32,
+    at: Instant,
     pub(super) is_dir: bool,
     /// A directory was known, or may have been, where it went.
     pub(super) victim: bool,
@@ -42,21 +48,34 @@ pub(super) struct Swaps {
     next: usize,
 }
 
-/// The kernel queues both halves of an exchange at once, so only renames of other threads come between.
-const KEPT: usize = 64;
+/// The kernel queues both halves of an exchange one after the other, so only renames of other threads come between.
+const KEPT: usize = 256;
+
+/// Renames of the whole system between the halves of one: cookies are counted up with each.
+const FAR: u32 = 4_096;
+
+/// A thread may be kept from running between the two.
+const LONG: Duration = Duration::from_secs(2);
 
 impl Swaps {
-    /// The rename that this one undoes, if it was one of the last.
-    pub(super) fn reverses(&self, spots: &(Spot, Spot)) -> Option<First> {
-        let back = (spots.1, spots.0);
-        // The newest that fits.
+    /// What was renamed to this place just before a rename with this cookie took something from there.
+    pub(super) fn came_to(&self, target: Spot, cookie: u32) -> Option<First> {
         let (newer, older) = (&self.recent[..self.next], &self.recent[self.next..]);
         let mut newest_first = newer.iter().rev().chain(older.iter().rev());
-        newest_first.find(|first| first.spots == back).copied()
+        let first = newest_first.find(|first| first.target == target).copied()?;
+        (cookie.wrapping_sub(first.cookie) < FAR && first.at.elapsed() < LONG).then_some(first)
     }
 
-    pub(super) fn note(&mut self, spots: (Spot, Spot), is_dir: bool, victim: bool) {
-        let first = First { spots, is_dir, victim };
+    pub(super) fn note(&mut self, source: Option<Spot>, target: Spot, cookie: u32, is_dir: bool, victim: bool) {
+        let at = Instant::now();
+        let first = First {
+            source,
+            target,
+            cookie,
+            at,
+            is_dir,
+            victim,
+        };
         if self.recent.len() < KEPT {
             self.recent.push(first);
             self.next = self.recent.len() % KEPT;

@@ -17,7 +17,7 @@ use std::path::Path;
 use super::batch::{Draft, Extra, Memory};
 use super::crawl::Manner;
 use super::files::{Files, UNKNOWN};
-use super::nodes::{ALIAS, CONFIRMED, Id, LINK, LISTED, NONE, Nodes, State};
+use super::nodes::{ALIAS, CONFIRMED, ENDED, Id, LINK, LISTED, NONE, Nodes, State};
 use super::swaps::{Spot, Swaps};
 use crate::decode::Record;
 use crate::error::{Error, ErrorKind};
@@ -55,6 +55,26 @@ pub(super) struct Root {
     pub(super) node: Id,
 }
 
+/// A name that is reported as not being there, and may be all the same.
+#[derive(Clone, Debug)]
+pub(super) struct Doubt {
+    pub(super) dir: Id,
+    pub(super) name: Box<[u8]>,
+    pub(super) answer: Answer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Nobody has looked.
+    Open,
+    /// Its directory was not where it was.
+    Lost,
+    /// This session has found nothing.
+    Absent,
+    /// This session has found it, and it was reported.
+    Present,
+}
+
 pub(super) struct Tracker {
     pub(super) nodes: Nodes,
     pub(super) files: Files,
@@ -80,9 +100,7 @@ pub(super) struct Tracker {
     /// The session's findings have been found void in part.
     pub(super) stirred: bool,
     pub(super) pending: Vec<Id>,
-    pub(super) probes: Vec<(Id, Box<[u8]>)>,
-    /// Probes that did not find their directory.
-    pub(super) lost_probes: Vec<(Id, Box<[u8]>)>,
+    pub(super) doubts: Vec<Doubt>,
     /// Pending directories that the session did not find, or not where they were.
     pub(super) left_over: Vec<(Id, super::crawl::Outcome)>,
     pub(super) swaps: Swaps,
@@ -115,8 +133,7 @@ impl Tracker {
             changed: false,
             stirred: false,
             pending: Vec::new(),
-            probes: Vec::new(),
-            lost_probes: Vec::new(),
+            doubts: Vec::new(),
             left_over: Vec::new(),
             swaps: Swaps::default(),
             releasing: VecDeque::new(),
@@ -128,7 +145,7 @@ impl Tracker {
     /// added to a run of its directory.
     pub(super) fn is_plain(&self, mask: Mask) -> bool {
         let follows = self.manner.follow_links && mask.intersects(ENTRIES);
-        let special = match self.keeps_files || self.session != 0 || follows {
+        let special = match self.keeps_files || self.session != 0 || follows || !self.doubts.is_empty() {
             true => ENTRIES,
             false => Mask::MOVE,
         };
@@ -188,7 +205,12 @@ impl Tracker {
             && !self.shadow
         {
             self.changed = true;
+            let swap = self.swaps.came_to(Spot::new(dir, seen.name()), seen.record.cookie);
             self.removed(seen, dir, out);
+            if swap.is_some() {
+                // In and out again, or exchanged with something outside.
+                self.open_doubt(dir, seen.name());
+            }
         }
     }
 
@@ -198,6 +220,8 @@ impl Tracker {
             && !self.shadow
         {
             self.changed = true;
+            let target = Spot::new(dir, seen.name());
+            self.swaps.note(None, target, seen.record.cookie, seen.is_dir(), true);
             self.appeared(seen, dir, out);
         }
     }
@@ -214,32 +238,40 @@ impl Tracker {
         }
         self.changed = true;
         let is_dir = to.is_dir();
-        let spots = (Spot::new(old, from.name()), Spot::new(new, to.name()));
+        let (source, target) = (Spot::new(old, from.name()), Spot::new(new, to.name()));
         let unsure = self.is_fresh(old) || self.is_fresh(new);
-        let victim = unsure || self.nodes.child(new, to.name()).is_some();
-        let back = self.swaps.reverses(&spots);
-        self.swaps.note(spots, is_dir, victim);
+        let victim = unsure || self.nodes.child(new, to.name()).is_some() || self.doubt(new, to.name()).is_some();
+        let cookie = to.record.cookie;
+        let back = self.swaps.came_to(source, cookie);
+        // What came from a third place has nothing to do with this.
+        let back = back.filter(|first| first.source.is_none_or(|place| place == target));
+        self.swaps.note(Some(source), target, cookie, is_dir, victim);
         let node = self.nodes.child(old, from.name());
         match back {
-            Some(first) if unsure || is_dir && first.is_dir && first.victim => {
+            Some(first) if unsure || first.source.is_none() || is_dir && first.is_dir && first.victim => {
                 // Perhaps two directories were exchanged, or the first was put over an empty one and came back.
                 self.stirred = true;
                 self.removed(from, old, out);
-                self.probe(old, from.name());
-                return self.appeared(to, new, out);
+                self.appeared(to, new, out);
+                return self.open_doubt(old, from.name());
             }
             Some(first) if first.is_dir != is_dir && node.is_some() != is_dir => {
-                // A file and a directory were exchanged: the first, of the other kind, has stayed where it went.
-                self.probe(old, from.name());
+                // A file and a directory were exchanged: the first, of the other kind, has stayed where it went. If it is
+                // not known to be there, it is nothing.
+                self.settle_doubt(old, from.name());
                 return self.appeared(to, new, out);
             }
-            // Two files exchanged, or one back and forth.
-            Some(_) if !is_dir => self.probe(old, from.name()),
             _ => {}
         }
         match node {
             Some(node) if self.moves(node, is_dir) => self.relink(node, (from, old), (to, new), out),
-            None if !is_dir => self.file_renamed((from, old), (to, new), out),
+            None if !is_dir => {
+                self.file_renamed((from, old), (to, new), out);
+                if back.is_some() {
+                    // Two files exchanged, or one back and forth.
+                    self.open_doubt(old, from.name());
+                }
+            }
             _ => {
                 self.stirred = true;
                 self.removed(from, old, out);
@@ -256,10 +288,14 @@ impl Tracker {
 
     fn file_renamed(&mut self, (from, old): (Seen<'_>, Id), (to, new): (Seen<'_>, Id), out: &mut Out<'_>) {
         let known = self.files.remove(&mut self.nodes, old, from.name());
-        if known.is_none() && self.knows_names(old) {
+        let absent = self
+            .settle_doubt(old, from.name())
+            .is_some_and(|answer| answer != Answer::Present);
+        if absent || known.is_none() && self.knows_names(old) {
             return self.appeared(to, new, out);
         }
-        if self.is_fresh(new) && self.files.contains(new, to.name()) {
+        let reported = self.settle_doubt(new, to.name()) == Some(Answer::Present);
+        if reported || self.is_fresh(new) && self.files.contains(new, to.name()) {
             // The session has seen and reported it here.
             let extra = Extra {
                 moved_out: true,
@@ -297,6 +333,7 @@ impl Tracker {
         {
             self.drop_subtree(victim);
         }
+        self.settle_doubt(new, to.name());
         self.files.remove(&mut self.nodes, new, to.name());
         if let Some(known) = self.files.remove(&mut self.nodes, old, from.name()) {
             self.files.put(&mut self.nodes, new, to.name(), known);
@@ -362,9 +399,11 @@ impl Tracker {
     /// An entry is there now that was not, or was another.
     fn appeared(&mut self, seen: Seen<'_>, dir: Id, out: &mut Out<'_>) {
         let name = seen.name();
+        let answer = self.settle_doubt(dir, name);
         let known = self.nodes.child(dir, name);
         if !seen.is_dir() && known.is_none_or(|child| self.nodes.get(child).flags & LINK != 0) {
-            let reported = self.is_fresh(dir) && self.files.contains(dir, name);
+            let found = answer == Some(Answer::Present) && known.is_none();
+            let reported = found || self.is_fresh(dir) && self.files.contains(dir, name);
             if self.knows_names(dir) {
                 self.files.put(&mut self.nodes, dir, name, UNKNOWN);
             }
@@ -379,11 +418,20 @@ impl Tracker {
             }
             return;
         }
+        let file = self.files.remove(&mut self.nodes, dir, name).is_some() || answer == Some(Answer::Present);
+        let kind = if known.is_some_and(|child| self.nodes.get(child).flags & LINK == 0) {
+            Mask::ISDIR
+        } else {
+            Mask::empty()
+        };
+        if seen.record.mask.contains(Mask::CREATE) && (known.is_some() || file) {
+            // What the session has found under this name came later, or went before.
+            self.report(dir, name, Mask::DELETE | kind, out);
+        }
         if let Some(child) = known {
             self.stirred |= self.is_fresh(child);
             self.drop_subtree(child);
         }
-        self.files.remove(&mut self.nodes, dir, name);
         self.emit(seen, dir, Extra::default(), out);
         if seen.is_dir() {
             self.add(dir, name, false);
@@ -395,13 +443,16 @@ impl Tracker {
     /// An entry is not there any more.
     fn removed(&mut self, seen: Seen<'_>, dir: Id, out: &mut Out<'_>) {
         let name = seen.name();
+        let absent = self
+            .settle_doubt(dir, name)
+            .is_some_and(|answer| answer != Answer::Present);
         let child = self.nodes.child(dir, name);
         if let Some(child) = child {
             self.stirred |= self.is_fresh(child) && seen.record.mask.contains(Mask::MOVED_FROM);
             self.drop_subtree(child);
         }
         let file = self.files.remove(&mut self.nodes, dir, name);
-        if child.is_none() && file.is_none() && self.knows_names(dir) {
+        if child.is_none() && file.is_none() && (absent || self.knows_names(dir)) {
             // Gone before it was seen.
             return;
         }
@@ -423,10 +474,15 @@ impl Tracker {
         let is_root = self.nodes.get(dir).parent == NONE;
         if mask.contains(Mask::IGNORED) {
             self.nodes.unwatch(dir);
-            return match is_root {
-                true => self.root_gone(dir, "it was deleted or unmounted", out),
-                false => self.unsettle(dir, out),
-            };
+            if is_root {
+                return self.root_gone(dir, "it was deleted or unmounted", out);
+            }
+            // Its deletion is usually reported next. If not, a session finds what is there.
+            self.drop_below(dir);
+            self.nodes.get_mut(dir).session = 0;
+            self.look_again(dir);
+            self.nodes.get_mut(dir).flags |= ENDED;
+            return;
         }
         // Of other directories, the entry in the one above tells the same.
         if is_root && !mask.intersects(LOOKS) || mask.contains(Mask::UNMOUNT) {
@@ -537,8 +593,26 @@ impl Tracker {
         }
     }
 
-    fn probe(&mut self, dir: Id, name: &[u8]) {
-        self.probes.push((dir, name.into()));
+    pub(super) fn doubt(&self, dir: Id, name: &[u8]) -> Option<usize> {
+        self.doubts
+            .iter()
+            .position(|doubt| doubt.dir == dir && *doubt.name == *name)
+    }
+
+    /// Whether a name is taken is to be looked at.
+    fn open_doubt(&mut self, dir: Id, name: &[u8]) {
+        self.settle_doubt(dir, name);
+        let (name, answer) = (name.into(), Answer::Open);
+        self.doubts.push(Doubt { dir, name, answer });
+    }
+
+    /// An event says how it is. Answers what was known before, if it was in doubt.
+    fn settle_doubt(&mut self, dir: Id, name: &[u8]) -> Option<Answer> {
+        if self.doubts.is_empty() {
+            return None;
+        }
+        let place = self.doubt(dir, name)?;
+        Some(self.doubts.swap_remove(place).answer)
     }
 
     /// The path of an entry below its root.
@@ -608,6 +682,7 @@ impl Tracker {
     }
 
     fn forget(&mut self, id: Id) {
+        self.doubts.retain(|doubt| doubt.dir != id);
         self.uncovered.remove(&id);
         let wd = self.nodes.remove(id);
         if wd != 0 {

@@ -2,7 +2,10 @@
 //! hands on what is to be reported.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
@@ -413,7 +416,7 @@ impl Worker {
         let reports = !self.tracker.silent;
         self.tracker.begin_session(reports || self.compares);
         let jobs = self.tracker.jobs();
-        let probes = self.tracker.take_probes();
+        let probes = self.tracker.probes();
         let manner = Manner {
             names: reports || self.compares,
             fingerprints: self.compares,
@@ -432,12 +435,16 @@ impl Worker {
                     let kind = dir.status_of(&probe.name).map(|status| status.kind).ok();
                     self.tracker.probed(&probe, kind, out);
                 }
-                _ => self.tracker.probe_again(probe),
+                _ => self.tracker.probe_lost(&probe),
             }
         }
         self.take_in(&found, &mut draft, false);
         self.hand_on(None, draft);
         self.mark(Mark::Session);
+        if reports {
+            // Whatever comes is reported, so there is no need to wait for a certain place; and nobody takes it before.
+            self.opened = true;
+        }
     }
 
     fn crawl(&mut self, jobs: Vec<Job>, manner: &Manner, all: bool) -> Crawl {
@@ -544,6 +551,11 @@ impl Worker {
         }
         let failed = |root: &Root| match self.tracker.nodes.get(root.node).state {
             State::Watched => None,
+            State::Pending => {
+                let cause = io::Error::from_raw_os_error(libc::ENOENT);
+                let path = Path::new(OsStr::from_bytes(&root.path));
+                Some(Error::os(ErrorKind::NotFound, "watch root", &cause).at(path))
+            }
             _ => self.tracker.uncovered.get(&root.node).cloned(),
         };
         match self.tracker.roots.iter().find_map(failed) {

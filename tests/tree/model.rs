@@ -59,7 +59,12 @@ impl Model {
 
     /// Takes one change.
     pub(crate) fn apply(&mut self, change: &OwnedChange) -> Result<(), String> {
-        self.log.push(change.clone());
+        if change
+            .mask()
+            .intersects(Mask::CREATE | Mask::DELETE | Mask::MOVE | Mask::Q_OVERFLOW)
+        {
+            self.log.push(change.clone());
+        }
         if change.is_overflow() {
             self.overflows += 1;
             return Ok(());
@@ -105,21 +110,23 @@ impl Model {
 }
 
 /// What is on the disk.
-pub(crate) fn disk(path: &Path) -> Node {
+pub(crate) fn disk(path: &Path, wanted: &dyn Fn(&Path) -> bool) -> Node {
     let mut children = BTreeMap::new();
-    walk(path, &mut children);
+    walk(path, wanted, &mut children);
     Node {
         children: Some(children),
     }
 }
 
-fn walk(path: &Path, into: &mut BTreeMap<OsString, Node>) {
+fn walk(path: &Path, wanted: &dyn Fn(&Path) -> bool, into: &mut BTreeMap<OsString, Node>) {
     for entry in fs::read_dir(path).expect("a listing") {
         let entry = entry.expect("an entry");
         let mut node = Node::file();
         if entry.file_type().expect("a type").is_dir() {
             let mut children = BTreeMap::new();
-            walk(&entry.path(), &mut children);
+            if wanted(&entry.path()) {
+                walk(&entry.path(), wanted, &mut children);
+            }
             node.children = Some(children);
         }
         into.insert(entry.file_name(), node);
