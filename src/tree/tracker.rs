@@ -250,10 +250,11 @@ impl Tracker {
         match back {
             Some(first) if unsure || first.source.is_none() || is_dir && first.is_dir && first.victim => {
                 // Perhaps two directories were exchanged, or the first was put over an empty one and came back.
-                self.stirred = true;
-                self.removed(from, old, out);
-                self.appeared(to, new, out);
-                return self.open_doubt(old, from.name());
+                self.torn(from, to, out);
+                if let Some(old) = self.nodes.by_wd(from.record.wd) {
+                    self.open_doubt(old, from.name());
+                }
+                return;
             }
             Some(first) if first.is_dir != is_dir && node.is_some() != is_dir => {
                 // A file and a directory were exchanged: the first, of the other kind, has stayed where it went. If it is
@@ -264,6 +265,7 @@ impl Tracker {
             _ => {}
         }
         match node {
+            _ if self.replaces_above(old, new, to.name()) => self.torn(from, to, out),
             Some(node) if self.moves(node, is_dir) => self.relink(node, (from, old), (to, new), out),
             None if !is_dir => {
                 self.file_renamed((from, old), (to, new), out);
@@ -272,12 +274,27 @@ impl Tracker {
                     self.open_doubt(old, from.name());
                 }
             }
-            _ => {
-                self.stirred = true;
-                self.removed(from, old, out);
-                self.appeared(to, new, out);
-            }
+            _ => self.torn(from, to, out),
         }
+    }
+
+    /// Takes the halves of a rename each for itself. What goes may hold, as far as is known, the place where it comes to;
+    /// then what is known is late, and the rest is told by what follows.
+    fn torn(&mut self, from: Seen<'_>, to: Seen<'_>, out: &mut Out<'_>) {
+        self.stirred = true;
+        if let Some(old) = self.nodes.by_wd(from.record.wd) {
+            self.removed(from, old, out);
+        }
+        if let Some(new) = self.nodes.by_wd(to.record.wd) {
+            self.appeared(to, new, out);
+        }
+    }
+
+    /// Whether an entry that is replaced holds, as far as is known, the directory that the other comes from.
+    fn replaces_above(&self, old: Id, new: Id, name: &[u8]) -> bool {
+        self.nodes
+            .child(new, name)
+            .is_some_and(|victim| self.is_below(old, victim))
     }
 
     /// Whether this node is what an event says has moved.
@@ -294,8 +311,9 @@ impl Tracker {
         if absent || known.is_none() && self.knows_names(old) {
             return self.appeared(to, new, out);
         }
-        let reported = self.settle_doubt(new, to.name()) == Some(Answer::Present);
-        if reported || self.is_fresh(new) && self.files.contains(new, to.name()) {
+        let answer = self.settle_doubt(new, to.name());
+        let reported = answer == Some(Answer::Present) || self.is_fresh(new) && self.files.contains(new, to.name());
+        if reported && self.nodes.child(new, to.name()).is_none() {
             // The session has seen and reported it here.
             let extra = Extra {
                 moved_out: true,
@@ -319,14 +337,11 @@ impl Tracker {
     fn relink(&mut self, node: Id, (from, old): (Seen<'_>, Id), (to, new): (Seen<'_>, Id), out: &mut Out<'_>) {
         if self.nodes.root(node) == node || self.is_below(new, node) {
             // No rename does that: the tree is not what it seemed.
-            self.stirred = true;
-            self.removed(from, old, out);
-            return self.appeared(to, new, out);
+            return self.torn(from, to, out);
         }
         let was_wanted = self.nodes.get(node).state != State::Filtered;
         if was_wanted && !self.is_wanted(new, to.name()) {
-            self.removed(from, old, out);
-            return self.appeared(to, new, out);
+            return self.torn(from, to, out);
         }
         if let Some(victim) = self.nodes.child(new, to.name())
             && victim != node

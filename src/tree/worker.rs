@@ -192,6 +192,8 @@ impl Worker {
     }
 
     fn hand_on(&mut self, buffer: Option<&Arc<Buffer>>, draft: Draft) {
+        // Whoever takes the batch finds figures that are not older.
+        self.publish();
         let core = &self.shared.core;
         let batch = TreeBatch::new(buffer.cloned(), draft, &self.shelf, core.instance);
         if batch.is_empty() {
