@@ -3,6 +3,7 @@
 //! It knows the disk and not the tree: what it found is for the tree to make sense of. A directory is opened by its name
 //! in the open directory above it, and watched and listed by what was opened, so a rename can't come in between.
 
+use std::collections::HashSet;
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -46,6 +47,8 @@ pub(super) struct Job {
     pub(super) relative: Vec<u8>,
     /// A link that is to be followed.
     pub(super) link: bool,
+    /// It is to be watched and not listed.
+    pub(super) shallow: bool,
 }
 
 /// How far a crawl is.
@@ -177,6 +180,7 @@ struct Work {
     link: bool,
     /// By the filter.
     wanted: bool,
+    shallow: bool,
     device: Option<u64>,
 }
 
@@ -186,6 +190,7 @@ struct Shared<'a> {
     counts: &'a Counts,
     /// Whether what is watched by this descriptor has its place in the tree.
     known: &'a (dyn Fn(i32) -> bool + Sync),
+    met: Mutex<HashSet<i32>>,
     next: AtomicU32,
     heap: Mutex<Heap>,
     changed: Condvar,
@@ -203,6 +208,12 @@ struct Heap {
 }
 
 impl Shared<'_> {
+    /// Whether this crawl meets a directory for the first time. Only links can lead to one twice, and around for ever.
+    fn is_first(&self, wd: i32) -> bool {
+        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.manner.follow_links || met.insert(wd)
+    }
+
     fn heap(&self) -> MutexGuard<'_, Heap> {
         self.heap.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -231,6 +242,7 @@ pub(super) fn crawl(
         inotify,
         counts,
         known,
+        met: Mutex::default(),
         next,
         heap: Mutex::new(Heap {
             work,
@@ -281,6 +293,7 @@ fn begin(job: Job, next: &AtomicU32, work: &mut Vec<Work>, part: &mut Part) {
         relative: job.relative,
         link: job.link,
         wanted: true,
+        shallow: job.shallow,
         device,
     });
 }
@@ -342,7 +355,7 @@ fn look(work: Work, shared: &Shared<'_>, part: &mut Part, room: &mut [u8], below
     match watch(&work, manner, shared.inotify) {
         Ok((dir, identity, wd)) => {
             found.outcome = Outcome::Watched { wd, identity };
-            if !(shared.known)(wd) {
+            if !work.shallow && !(shared.known)(wd) && shared.is_first(wd) {
                 counts.watches.fetch_add(1, Ordering::Relaxed);
                 let dir = Arc::new(dir);
                 let mut listing = Listing {
@@ -461,6 +474,7 @@ impl Listing<'_, '_> {
             name: name.to_owned(),
             relative,
             link,
+            shallow: false,
             device: Some(self.identity.device),
         });
     }

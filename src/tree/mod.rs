@@ -16,6 +16,7 @@ mod files;
 mod marks;
 mod nodes;
 mod outlet;
+mod roots;
 mod session;
 mod stream;
 mod swaps;
@@ -277,8 +278,44 @@ impl Tree {
     /// The roots, as they were given.
     pub fn roots(&self) -> Vec<PathBuf> {
         let roots = self.ask("list roots", |worker| worker.tracker.roots.clone());
-        let path = |root: tracker::Root| PathBuf::from(OsString::from_vec(root.path));
+        let path = |root: roots::Root| PathBuf::from(OsString::from_vec(root.path));
         roots.unwrap_or_default().into_iter().map(path).collect()
+    }
+
+    /// One more root, while the tree is running. What is there is reported as [`Origin::Scan`], in front of a
+    /// [`barrier`](Self::barrier) that is set behind this; and so is why it can't be covered, if it can't.
+    ///
+    /// A root that lies in another is covered there, and its changes are reported once, under the other.
+    ///
+    /// # Errors
+    /// [`Closed`](ErrorKind::Closed).
+    pub fn add_root(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = builder::plain(path.as_ref());
+        self.ask("add root", move |worker| worker.tracker.add_root(path))
+    }
+
+    /// Ends a root, with all below. Changes that were read are still delivered; what lies in another root goes on.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) if it is none, [`Closed`](ErrorKind::Closed).
+    pub fn remove_root(&self, path: impl AsRef<Path>) -> Result<()> {
+        let plain = builder::plain(path.as_ref());
+        match self.ask("remove root", move |worker| worker.tracker.remove_root(&plain))? {
+            true => Ok(()),
+            false => {
+                let error = Error::text(ErrorKind::NotFound, "remove root", "it is no root of this tree");
+                Err(error.at(path.as_ref()))
+            }
+        }
+    }
+
+    /// Asks the filter again for all directories, because it answers otherwise than before. What is not wanted any more is
+    /// reported as gone but for the directory itself; what is wanted now is looked at and reported.
+    ///
+    /// # Errors
+    /// [`Closed`](ErrorKind::Closed).
+    pub fn refilter(&self) -> Result<()> {
+        self.ask("ask the filter again", Worker::refilter)
     }
 
     /// The directories that are not covered, and why.
@@ -348,6 +385,7 @@ fn work(builder: &TreeBuilder, shared: Arc<Shared>, ready: &SyncSender<Result<()
         let inotify = shared.core.table.fd("open tree")?;
         let mut tracker = Tracker::new(builder.manner(), builder.mask, compares);
         tracker.silent = !builder.list;
+        tracker.awaits = builder.await_missing;
         for path in builder.root_paths() {
             tracker.add_root(path);
         }

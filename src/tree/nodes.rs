@@ -58,6 +58,8 @@ pub(super) const LINK: u8 = 4;
 pub(super) const ALIAS: u8 = 8;
 /// Its watch has ended, and nobody said why.
 pub(super) const ENDED: u8 = 16;
+/// It is watched for some of its entries only.
+pub(super) const SINGLES: u8 = 32;
 
 #[derive(Debug)]
 pub(super) struct Nodes {

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::crawl::{Crawl, Found, Job, Outcome};
 use super::files::UNKNOWN;
-use super::nodes::{ALIAS, CONFIRMED, ENDED, Id, LINK, LISTED, NONE, State};
-use super::tracker::{Answer, Out, Root, Tracker};
+use super::nodes::{ALIAS, CONFIRMED, ENDED, Id, LINK, LISTED, NONE, SINGLES, State};
+use super::tracker::{Answer, Out, Tracker};
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 use crate::sys::dir::{Identity, Kind};
@@ -57,13 +57,6 @@ impl Tracker {
         }
     }
 
-    pub(super) fn add_root(&mut self, path: Vec<u8>) -> Option<Id> {
-        let node = self.nodes.add(NONE, &path)?;
-        self.roots.push(Root { path, node });
-        self.look_again(node);
-        Some(node)
-    }
-
     /// What is to be looked at.
     pub(super) fn jobs(&mut self) -> Vec<Job> {
         let mut jobs = Vec::new();
@@ -89,7 +82,9 @@ impl Tracker {
             parent => self.relative(parent, &name),
         };
         let link = node.flags & LINK != 0;
+        let shallow = node.flags & SINGLES != 0;
         Job {
+            shallow,
             node: id,
             parent,
             name,
@@ -219,6 +214,21 @@ impl Tracker {
         match found.outcome {
             Outcome::Watched { wd, identity } | Outcome::Unlisted { wd, identity, .. } => {
                 match self.nodes.by_wd(wd) {
+                    Some(other) if other != id && self.nodes.get(other).flags & SINGLES != 0 => {
+                        self.yield_singles(other, id);
+                        self.left_over.push((id, found.outcome));
+                        self.changed = true;
+                        ids[number] = NONE;
+                        return;
+                    }
+                    Some(other) if other != id && found.node == id && self.nodes.get(id).parent == NONE => {
+                        ids[number] = NONE;
+                        return self.covered_within(id, other);
+                    }
+                    Some(other) if other != id && self.nodes.get(other).parent == NONE && !self.is_below(id, other) => {
+                        ids[number] = NONE;
+                        return self.adopt(other, id);
+                    }
                     Some(other) if other != id => {
                         self.nodes.get_mut(id).flags |= ALIAS;
                         self.left_over.push((id, found.outcome));
@@ -358,7 +368,8 @@ impl Tracker {
         self.left_over.clear();
         self.swaps = Default::default();
         self.shadow = true;
-        let roots: Vec<_> = self.roots.iter().map(|root| root.node).collect();
+        let mut roots: Vec<_> = self.roots.iter().map(|root| root.node).collect();
+        roots.dedup();
         roots.into_iter().map(|root| self.job(root)).collect()
     }
 

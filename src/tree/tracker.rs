@@ -17,7 +17,8 @@ use std::path::Path;
 use super::batch::{Draft, Extra, Memory};
 use super::crawl::Manner;
 use super::files::{Files, UNKNOWN};
-use super::nodes::{ALIAS, CONFIRMED, ENDED, Id, LINK, LISTED, NONE, Nodes, State};
+use super::nodes::{ALIAS, CONFIRMED, ENDED, Id, LINK, LISTED, NONE, Nodes, SINGLES, State};
+use super::roots::Root;
 use super::swaps::{Spot, Swaps};
 use crate::decode::Record;
 use crate::error::{Error, ErrorKind};
@@ -48,13 +49,6 @@ pub(super) struct Out<'a> {
     pub(super) memory: &'a mut Memory,
 }
 
-/// Where a tree begins.
-#[derive(Clone, Debug)]
-pub(super) struct Root {
-    pub(super) path: Vec<u8>,
-    pub(super) node: Id,
-}
-
 /// A name that is reported as not being there, and may be all the same.
 #[derive(Clone, Debug)]
 pub(super) struct Doubt {
@@ -79,6 +73,10 @@ pub(super) struct Tracker {
     pub(super) nodes: Nodes,
     pub(super) files: Files,
     pub(super) roots: Vec<Root>,
+    /// There are directories that are watched for some of their entries only.
+    pub(super) has_singles: bool,
+    /// Missing roots are waited for.
+    pub(super) awaits: bool,
     pub(super) manner: Manner,
     /// What the user wants to hear of.
     pub(super) wanted: Mask,
@@ -121,6 +119,8 @@ impl Tracker {
             nodes: Nodes::new(),
             files: Files::default(),
             roots: Vec::new(),
+            has_singles: false,
+            awaits: false,
             manner,
             wanted,
             keeps_files,
@@ -150,7 +150,7 @@ impl Tracker {
             false => Mask::MOVE,
         };
         let special = special | Mask::IGNORED | Mask::Q_OVERFLOW | Mask::UNMOUNT | Mask::DELETE_SELF | Mask::MOVE_SELF;
-        !mask.is_dir() && !mask.intersects(special) && mask.intersects(self.wanted) && !self.silent
+        !self.has_singles && !mask.is_dir() && !mask.intersects(special) && mask.intersects(self.wanted) && !self.silent
     }
 
     pub(super) fn is_fresh(&self, id: Id) -> bool {
@@ -174,6 +174,9 @@ impl Tracker {
         let (mask, name) = (seen.record.mask, seen.name());
         if name.is_empty() {
             return self.about_itself(seen, dir, out);
+        }
+        if self.nodes.get(dir).flags & SINGLES != 0 {
+            return self.about_single(seen, dir, out);
         }
         if mask.intersects(ENTRIES) {
             if self.shadow {
@@ -199,11 +202,30 @@ impl Tracker {
         }
     }
 
+    /// An entry of a directory that is watched for some only.
+    fn about_single(&mut self, seen: Seen<'_>, dir: Id, out: &mut Out<'_>) {
+        if self.is_single(dir, seen.name()) {
+            let moved_out = seen.record.mask.contains(Mask::MOVED_FROM);
+            self.emit(
+                seen,
+                dir,
+                Extra {
+                    moved_out,
+                    ..Extra::default()
+                },
+                out,
+            );
+        }
+    }
+
     /// A `MOVED_FROM` whose other half is not in the tree.
     pub(super) fn moved_out(&mut self, seen: Seen<'_>, out: &mut Out<'_>) {
         if let Some(dir) = self.nodes.by_wd(seen.record.wd)
             && !self.shadow
         {
+            if self.nodes.get(dir).flags & SINGLES != 0 {
+                return self.about_single(seen, dir, out);
+            }
             self.changed = true;
             let swap = self.swaps.came_to(Spot::new(dir, seen.name()), seen.record.cookie);
             self.removed(seen, dir, out);
@@ -219,6 +241,9 @@ impl Tracker {
         if let Some(dir) = self.nodes.by_wd(seen.record.wd)
             && !self.shadow
         {
+            if self.nodes.get(dir).flags & SINGLES != 0 {
+                return self.about_single(seen, dir, out);
+            }
             self.changed = true;
             let target = Spot::new(dir, seen.name());
             self.swaps.note(None, target, seen.record.cookie, seen.is_dir(), true);
@@ -229,7 +254,8 @@ impl Tracker {
     /// Both halves of a rename.
     pub(super) fn renamed(&mut self, from: Seen<'_>, to: Seen<'_>, out: &mut Out<'_>) {
         let dirs = (self.nodes.by_wd(from.record.wd), self.nodes.by_wd(to.record.wd));
-        let (Some(old), Some(new)) = dirs else {
+        let whole = |dir: &Id| self.nodes.get(*dir).flags & SINGLES == 0;
+        let (Some(old), Some(new)) = (dirs.0.filter(whole), dirs.1.filter(whole)) else {
             self.moved_out(from, out);
             return self.moved_in(to, out);
         };
@@ -361,7 +387,7 @@ impl Tracker {
         }
     }
 
-    fn is_below(&self, mut id: Id, above: Id) -> bool {
+    pub(super) fn is_below(&self, mut id: Id, above: Id) -> bool {
         while id != NONE {
             if id == above {
                 return true;
@@ -522,6 +548,10 @@ impl Tracker {
             .mended_by("add it again, or let missing roots be awaited");
         self.nodes.get_mut(root).state = State::Uncovered;
         self.say_uncovered(root, error, out);
+        let awaits = self.awaits;
+        for known in self.roots.iter_mut().filter(|known| known.node == root) {
+            known.awaited = awaits;
+        }
     }
 
     /// A directory lost its watch and nobody said why: it is taken for another.
@@ -698,6 +728,7 @@ impl Tracker {
 
     fn forget(&mut self, id: Id) {
         self.doubts.retain(|doubt| doubt.dir != id);
+        self.uncover_within(id);
         self.uncovered.remove(&id);
         let wd = self.nodes.remove(id);
         if wd != 0 {

@@ -18,7 +18,8 @@ use super::crawl::{Counts, Crawl, Job, Manner, crawl};
 use super::marks::{Mark, Marks, Meaning};
 use super::nodes::State;
 use super::outlet::Outlet;
-use super::tracker::{Out, Root, Seen, Tracker};
+use super::roots::Root;
+use super::tracker::{Out, Seen, Tracker};
 use crate::core::{Core, malformed_error};
 use crate::decode::{Record, Records};
 use crate::error::{Error, ErrorKind};
@@ -76,6 +77,8 @@ pub(super) struct Worker {
     barriers: Vec<HeldBarrier>,
     /// Buffers that were worked on since there was something to look at.
     delayed: usize,
+    /// Watches of directories in which missing roots may appear.
+    awaiting: Vec<i32>,
     /// The search for the other half of a rename is to end at a marker that has passed.
     unmarked: Vec<Mark>,
     pub(super) opened: bool,
@@ -111,6 +114,7 @@ impl Worker {
             thread,
             barriers: Vec::new(),
             delayed: 0,
+            awaiting: Vec::new(),
             unmarked: Vec::new(),
             opened: false,
             ended: false,
@@ -383,11 +387,57 @@ impl Worker {
             self.mark(mark);
         }
         self.shared.marks.mark_again();
+        if self.tracker.awaits {
+            self.await_missing();
+        }
         if self.tracker.session == 0 && self.tracker.has_work() {
             self.session();
             return true;
         }
         self.release()
+    }
+
+    /// Has the directory watched in which a missing root may appear. The kernel's queue wakes us when something does.
+    fn await_missing(&mut self) {
+        if !self.tracker.look_for_missing() {
+            let idle = std::mem::take(&mut self.awaiting);
+            return self.tracker.releasing.extend(idle);
+        }
+        let mask = Mask::MASK_ADD | Mask::ONLYDIR | Mask::CREATE | Mask::MOVED_TO | Mask::DELETE_SELF | Mask::MOVE_SELF;
+        let missing = self.tracker.roots.iter().filter(|root| root.awaited);
+        let above = missing.filter_map(|root| {
+            let path = Path::new(OsStr::from_bytes(&root.path));
+            let dirs = path.ancestors().skip(1);
+            let found = dirs.filter_map(|dir| {
+                let dir = if dir.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    dir
+                };
+                let dir = Dir::find(dir.as_os_str().as_bytes()).ok()?;
+                dir.watch(&self.inotify, mask).ok()
+            });
+            found.into_iter().next()
+        });
+        let above: Vec<_> = above.filter(|&wd| self.tracker.nodes.by_wd(wd).is_none()).collect();
+        let before = std::mem::replace(&mut self.awaiting, above);
+        let idle = before.into_iter().filter(|wd| !self.awaiting.contains(wd));
+        self.tracker.releasing.extend(idle);
+        // It may have appeared before it was waited for.
+        self.tracker.look_for_missing();
+    }
+
+    pub(super) fn refilter(&mut self) {
+        let mut draft = self.begin();
+        let roots: Vec<_> = self.tracker.roots.iter().map(|root| root.node).collect();
+        for root in roots {
+            let out = &mut Out {
+                draft: &mut draft,
+                memory: &mut self.memory,
+            };
+            self.tracker.refilter(root, out);
+        }
+        self.hand_on(None, draft);
     }
 
     fn mark(&mut self, mark: Mark) {
@@ -401,7 +451,7 @@ impl Worker {
         const AT_ONCE: usize = 256;
         let some = self.tracker.releasing.len().min(AT_ONCE);
         for wd in self.tracker.releasing.drain(..some) {
-            if self.tracker.nodes.by_wd(wd).is_none() {
+            if self.tracker.nodes.by_wd(wd).is_none() && !self.awaiting.contains(&wd) {
                 // It may have ended by itself.
                 let _ = self.inotify.rm_watch(wd);
             }
@@ -552,7 +602,7 @@ impl Worker {
             return Err(Error::text(ErrorKind::ReaderFailed, "open tree", "reading has ended"));
         }
         let failed = |root: &Root| match self.tracker.nodes.get(root.node).state {
-            State::Watched => None,
+            State::Watched | State::Filtered => None,
             State::Pending => {
                 let cause = io::Error::from_raw_os_error(libc::ENOENT);
                 let path = Path::new(OsStr::from_bytes(&root.path));

@@ -3,6 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod coverage;
+mod deep;
 mod model;
 mod replay;
+mod roots;
 mod scenarios;

@@ -187,6 +187,17 @@ impl Watched {
         }
     }
 
+    /// Takes changes until one is as wanted.
+    pub(crate) fn wait_for(&mut self, wanted: impl Fn(&OwnedChange) -> bool) {
+        loop {
+            let batch = self.stream.wait_timeout(PATIENCE).expect("reading goes on");
+            let batch = batch.expect("a change that was due did not come");
+            if batch.iter().any(|change| wanted(&change.to_owned())) {
+                return;
+            }
+        }
+    }
+
     /// Waits until what is to be let go was let go.
     pub(crate) fn settle(&self) {
         crate::support::wait_until(|| self.tree.stats().releasing == 0);

@@ -38,13 +38,13 @@ fn watch(builder: TreeBuilder) -> Watched {
     Watched::new(builder.open().expect("a tree"))
 }
 
-fn paths(changes: &[OwnedChange], mask: Mask) -> Vec<PathBuf> {
+pub(crate) fn paths(changes: &[OwnedChange], mask: Mask) -> Vec<PathBuf> {
     let wanted = changes.iter().filter(|change| change.mask().intersects(mask));
     wanted.filter_map(OwnedChange::path).collect()
 }
 
 /// Every directory below is watched, and nothing else is.
-fn assert_watched_exactly(root: &Path) {
+pub(crate) fn assert_watched_exactly(root: &Path) {
     let mut directories = vec![kernel::inode(root)];
     let mut stack = vec![root.to_owned()];
     while let Some(dir) = stack.pop() {

@@ -1,0 +1,177 @@
+//! What can't be covered is said, the rest is covered, and what can be later is then.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use ringwatch::tree::{OwnedChange, Tree};
+use ringwatch::{ErrorKind, Mask};
+use tempfile::tempdir;
+
+use crate::model::Watched;
+use crate::scenarios::{assert_watched_exactly, paths};
+use crate::support::child;
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+}
+
+#[test]
+fn an_unreadable_directory_is_said_its_siblings_are_covered_and_it_is_when_it_can_be() {
+    let dir = tempdir().unwrap();
+    mode(dir.path(), 0o777);
+    child::as_nobody(|| {
+        let root = dir.path().join("root");
+        for name in ["a", "locked/inside", "z"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        let locked = root.join("locked");
+        mode(&locked, 0o000);
+        let mut watched = Watched::new(Tree::new(&root).unwrap());
+        let uncovered = watched.tree.uncovered();
+        assert_eq!(uncovered.len(), 1);
+        assert_eq!(
+            (&uncovered[0].path, uncovered[0].error.kind()),
+            (&locked, ErrorKind::PermissionDenied)
+        );
+        assert!(uncovered[0].error.remedy().unwrap().contains("read permission"));
+        for name in ["a", "z"] {
+            fs::write(root.join(name).join("file"), "").unwrap();
+            assert_eq!(paths(&watched.changes(), Mask::CREATE), [root.join(name).join("file")]);
+        }
+        mode(&locked, 0o755);
+        assert_eq!(paths(&watched.changes(), Mask::CREATE), [locked.join("inside")]);
+        assert!(watched.tree.uncovered().is_empty());
+        assert_watched_exactly(&root);
+        // One that appears is said in the stream.
+        fs::create_dir(dir.path().join("new")).unwrap();
+        mode(&dir.path().join("new"), 0o300);
+        fs::rename(dir.path().join("new"), root.join("new")).unwrap();
+        let changes = watched.changes();
+        let said: Vec<_> = changes.iter().filter(|change| change.uncovered().is_some()).collect();
+        assert_eq!(said.len(), 1, "{changes:?}");
+        assert_eq!(said[0].path(), Some(root.join("new")));
+        mode(&root.join("new"), 0o755);
+        watched.changes();
+        assert_watched_exactly(&root);
+    });
+}
+
+#[test]
+fn what_is_deeper_than_a_path_may_be_long_is_covered() {
+    let dir = tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let mut watched = Watched::new(Tree::new(&root).unwrap());
+    // Made from below: a directory at a time is put into a new one.
+    let name = "d".repeat(200);
+    let mut top = dir.path().join("top");
+    fs::create_dir(&top).unwrap();
+    for _ in 0..30 {
+        let above = dir.path().join("above");
+        fs::create_dir(&above).unwrap();
+        fs::rename(&top, above.join(&name)).unwrap();
+        fs::rename(&above, dir.path().join("top")).unwrap();
+        top = dir.path().join("top");
+    }
+    fs::rename(&top, root.join("deep")).unwrap();
+    let changes = watched.changes();
+    let deepest = paths(&changes, Mask::CREATE)
+        .into_iter()
+        .map(|path| path.as_os_str().len())
+        .max();
+    assert!(deepest > Some(6_000), "{deepest:?}");
+    assert_eq!(watched.tree.stats().directories, 32);
+    assert!(watched.tree.uncovered().is_empty());
+    // A directory made down there is found by its path, in steps.
+    let mut at = root.join("deep");
+    for _ in 0..30 {
+        at.push(&name);
+    }
+    crate::deep::make_dir(&at, "new");
+    watched.changes();
+    assert_eq!(watched.tree.stats().directories, 33);
+    crate::deep::remove(&root.join("deep"));
+}
+
+#[test]
+fn a_filter_is_asked_again_when_a_directory_is_renamed() {
+    let dir = tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir_all(root.join("target/debug")).unwrap();
+    fs::create_dir_all(root.join("src/deep")).unwrap();
+    let wanted = |dir: &Path| dir != Path::new("target");
+    let mut watched = Watched::new(Tree::builder(&root).filter(wanted).open().unwrap());
+    assert_eq!(watched.tree.stats().directories, 3);
+    fs::write(root.join("target/debug/unheard"), "").unwrap();
+    assert!(watched.changes().is_empty());
+    // Into its favour: all that is in it is reported.
+    fs::rename(root.join("target"), root.join("kept")).unwrap();
+    let made = paths(&watched.changes(), Mask::CREATE);
+    assert_eq!(made, [root.join("kept/debug"), root.join("kept/debug/unheard")]);
+    // And out of it: nothing more.
+    fs::rename(root.join("src"), root.join("target")).unwrap();
+    let changes = watched.changes();
+    assert!(changes.iter().any(OwnedChange::is_moved_out));
+    fs::write(root.join("target/deep/unheard"), "").unwrap();
+    assert!(watched.changes().is_empty());
+    assert_eq!(watched.tree.stats().directories, 3);
+    // A directory that appears is asked for before it is watched.
+    fs::remove_dir_all(root.join("target")).unwrap();
+    fs::create_dir_all(root.join("target/again")).unwrap();
+    assert_eq!(paths(&watched.changes(), Mask::CREATE), [root.join("target")]);
+}
+
+#[test]
+fn links_are_followed_without_loops_if_asked() {
+    let dir = tempdir().unwrap();
+    let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+    fs::create_dir_all(root.join("sub")).unwrap();
+    fs::create_dir_all(outside.join("deep")).unwrap();
+    symlink(&root, root.join("sub/loop")).unwrap();
+    symlink(&outside, root.join("link")).unwrap();
+    let mut watched = Watched::new(Tree::builder(&root).follow_symlinks(true).open().unwrap());
+    fs::write(outside.join("deep/file"), "").unwrap();
+    assert_eq!(paths(&watched.changes(), Mask::CREATE), [root.join("link/deep/file")]);
+    fs::remove_file(root.join("link")).unwrap();
+    assert_eq!(paths(&watched.changes(), Mask::DELETE), [root.join("link")]);
+    fs::write(outside.join("deep/unheard"), "").unwrap();
+    assert!(watched.changes().is_empty());
+    let plain = Tree::new(&root).unwrap();
+    assert_eq!(plain.stats().directories, 2);
+    // A link that is made later.
+    symlink(&outside, root.join("later")).unwrap();
+    let made: Vec<PathBuf> = paths(&watched.changes(), Mask::CREATE);
+    assert!(made.contains(&root.join("later/deep/unheard")), "{made:?}");
+}
+
+#[test]
+fn the_crawl_itself_is_not_reported() {
+    let dir = tempdir().unwrap();
+    let mut watched = Watched::new(Tree::builder(dir.path()).mask(Mask::ALL).open().unwrap());
+    fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
+    let changes = watched.changes();
+    let looks = Mask::OPEN | Mask::ACCESS | Mask::CLOSE_NOWRITE;
+    assert!(
+        !changes.iter().any(|change| change.mask().intersects(looks)),
+        "{changes:?}"
+    );
+}
+
+#[test]
+fn opening_can_be_cancelled_and_tells_how_far_it_is() {
+    let dir = tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("a/b")).unwrap();
+    let cancel = ringwatch::tree::Cancel::new();
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let tell = std::sync::Arc::clone(&seen);
+    let tree = Tree::builder(dir.path()).on_progress(move |progress| *tell.lock().unwrap() = Some(*progress));
+    tree.open().unwrap();
+    assert_eq!(seen.lock().unwrap().unwrap().watches, 3);
+    let stopping = cancel.clone();
+    let tree = Tree::builder(dir.path()).cancel(&cancel).filter(move |_| {
+        stopping.cancel();
+        true
+    });
+    assert_eq!(tree.open().unwrap_err().kind(), ErrorKind::Cancelled);
+}

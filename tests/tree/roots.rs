@@ -1,0 +1,133 @@
+//! Roots: several, in one another, files, missing, deleted, renamed.
+
+use std::fs;
+use std::path::PathBuf;
+
+use ringwatch::tree::{OwnedChange, Tree, TreeBuilder};
+use ringwatch::{ErrorKind, Mask};
+use tempfile::{TempDir, tempdir};
+
+use crate::model::Watched;
+use crate::scenarios::{assert_watched_exactly, paths};
+
+fn place() -> (TempDir, PathBuf) {
+    let dir = tempdir().expect("a directory");
+    let path = dir.path().join("place");
+    fs::create_dir(&path).expect("a place");
+    (dir, path)
+}
+
+fn watch(builder: TreeBuilder) -> Watched {
+    Watched::new(builder.open().expect("a tree"))
+}
+
+fn made(watched: &mut Watched) -> Vec<PathBuf> {
+    paths(&watched.changes(), Mask::CREATE)
+}
+
+#[test]
+fn a_root_that_is_added_is_reported_and_one_that_is_removed_is_silent() {
+    let (_dir, place) = place();
+    let (one, other) = (place.join("one"), place.join("other"));
+    fs::create_dir(&one).unwrap();
+    fs::create_dir_all(other.join("sub")).unwrap();
+    let mut watched = watch(Tree::builder(&one));
+    watched.tree.add_root(&other).unwrap();
+    assert_eq!(made(&mut watched), [other.join("sub")]);
+    fs::write(other.join("sub/file"), "").unwrap();
+    assert_eq!(made(&mut watched), [other.join("sub/file")]);
+    assert_eq!(watched.tree.roots(), [one.clone(), other.clone()]);
+    watched.tree.remove_root(&other).unwrap();
+    fs::write(other.join("sub/late"), "").unwrap();
+    fs::write(one.join("late"), "").unwrap();
+    assert_eq!(made(&mut watched), [one.join("late")]);
+    watched.settle();
+    assert_watched_exactly(&one);
+    assert_eq!(
+        watched.tree.remove_root(&other).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+}
+
+#[test]
+fn a_root_in_another_is_covered_once_and_outlives_it() {
+    let (_dir, place) = place();
+    let inner = place.join("a/inner");
+    fs::create_dir_all(&inner).unwrap();
+    for inner_first in [false, true] {
+        let name = format!("file-{inner_first}");
+        let (first, second) = if inner_first {
+            (&inner, &place)
+        } else {
+            (&place, &inner)
+        };
+        let mut watched = watch(Tree::builder(first));
+        watched.tree.add_root(second).unwrap();
+        watched.changes();
+        assert_watched_exactly(&place);
+        fs::write(inner.join(&name), "").unwrap();
+        assert_eq!(made(&mut watched), [inner.join(&name)]);
+        watched.tree.remove_root(&place).unwrap();
+        watched.changes();
+        fs::write(inner.join(format!("{name}-late")), "").unwrap();
+        fs::write(place.join("unheard"), "").unwrap();
+        assert_eq!(made(&mut watched), [inner.join(format!("{name}-late"))]);
+        watched.settle();
+        assert_watched_exactly(&inner);
+        fs::remove_file(place.join("unheard")).unwrap();
+    }
+}
+
+#[test]
+fn a_root_that_is_a_file_survives_being_replaced() {
+    let (_dir, place) = place();
+    let file = place.join("settings.toml");
+    fs::write(&file, "old").unwrap();
+    fs::write(place.join("unheard"), "").unwrap();
+    let mut watched = watch(Tree::builder(&file));
+    for round in 0..3 {
+        fs::write(place.join("settings.toml~"), "new").unwrap();
+        fs::rename(place.join("settings.toml~"), &file).unwrap();
+        fs::write(place.join("unheard"), round.to_string()).unwrap();
+        let changes = watched.changes();
+        assert_eq!(paths(&changes, Mask::MOVED_TO), [file.clone()]);
+        assert_eq!(changes.len(), 1, "{changes:?}");
+    }
+    fs::write(&file, "newer").unwrap();
+    assert_eq!(paths(&watched.changes(), Mask::CLOSE_WRITE), [file]);
+}
+
+#[test]
+fn a_root_that_is_deleted_or_renamed_is_said_to_be() {
+    let (_dir, place) = place();
+    let root = place.join("root");
+    for renamed in [false, true] {
+        fs::create_dir_all(&root).unwrap();
+        let mut watched = watch(Tree::builder(&root));
+        match renamed {
+            true => fs::rename(&root, place.join("elsewhere")).unwrap(),
+            false => fs::remove_dir(&root).unwrap(),
+        }
+        let changes = watched.changes();
+        let said = changes.iter().find_map(OwnedChange::uncovered).expect("it is said");
+        assert_eq!((said.kind(), said.path()), (ErrorKind::NotFound, Some(&*root)));
+        assert_eq!(watched.tree.uncovered().len(), 1);
+    }
+}
+
+#[test]
+fn a_missing_root_is_waited_for_if_asked() {
+    let (_dir, place) = place();
+    let root = place.join("not/yet/root");
+    assert_eq!(Tree::new(&root).unwrap_err().kind(), ErrorKind::NotFound);
+    let mut watched = watch(Tree::builder(&root).await_missing_roots(true));
+    for round in 0..2 {
+        fs::create_dir_all(&root).unwrap();
+        fs::write(root.join("early"), "").unwrap();
+        watched.wait_for(|change| change.path() == Some(root.join("early")));
+        fs::write(root.join("late"), "").unwrap();
+        assert_eq!(made(&mut watched), [root.join("late")], "in round {round}");
+        fs::remove_dir_all(place.join("not")).unwrap();
+        watched.wait_for(|change| change.uncovered().is_some());
+    }
+}
