@@ -58,10 +58,6 @@ fn plant(root: &Path, directories: usize) -> usize {
     'all: loop {
         let mut next = Vec::new();
         for dir in &level {
-            for number in 0..4 {
-                fs::write(dir.join(format!("source-{number}.rs")), "").expect("a file");
-                files += 1;
-            }
             for number in 0..10 {
                 if made == directories {
                     break 'all;
@@ -69,6 +65,10 @@ fn plant(root: &Path, directories: usize) -> usize {
                 let below = dir.join(format!("module-{number:04}"));
                 fs::create_dir(&below).expect("a directory");
                 made += 1;
+                for number in 0..4 {
+                    fs::write(below.join(format!("source-{number}.rs")), "").expect("a file");
+                    files += 1;
+                }
                 next.push(below);
             }
         }
@@ -208,7 +208,9 @@ fn events(root: &Path, rounds: usize) {
                 stack.push(entry.path());
             }
         }
-        directories.push(dir);
+        if dir != root {
+            directories.push(dir);
+        }
     }
     directories.truncate(1_000);
     let mut times: [Vec<Duration>; 2] = Default::default();

@@ -92,6 +92,14 @@ impl Dir {
         inotify.add_watch(path, mask)
     }
 
+    /// As [`watch`](Self::watch), by going there: faster, as it takes no way through `/proc`. Only on a thread with a
+    /// [working directory of its own](own_working_directory); it needs the right to search the directory.
+    pub(crate) fn watch_from_within(&self, inotify: &InotifyFd, mask: Mask) -> io::Result<i32> {
+        // SAFETY: no pointers are passed.
+        checked(unsafe { libc::fchdir(self.0.as_raw_fd()) })?;
+        inotify.add_watch(c".", mask)
+    }
+
     /// Reads some of the entries into `room`; 0 at the end.
     pub(crate) fn read(&self, room: &mut [u8]) -> io::Result<usize> {
         let (address, size) = (room.as_mut_ptr(), room.len());
@@ -99,6 +107,12 @@ impl Dir {
         let read = unsafe { libc::syscall(libc::SYS_getdents64, self.0.as_raw_fd(), address, size) };
         checked_size(read as libc::ssize_t)
     }
+}
+
+/// Gives this thread a working directory that it shares with no other. Answers whether that worked; a sandbox may deny it.
+pub(crate) fn own_working_directory() -> bool {
+    // SAFETY: no pointers are passed. It changes this thread alone.
+    checked(unsafe { libc::unshare(libc::CLONE_FS) }).is_ok()
 }
 
 /// The part of a path that one call can take, and what is behind it.

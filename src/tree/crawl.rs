@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use super::files::{Fingerprint, UNKNOWN};
 use super::nodes::{Id, NONE};
 use crate::mask::Mask;
-use crate::sys::dir::{Dir, Identity, Kind, Status, entries};
+use crate::sys::dir::{Dir, Identity, Kind, Status, entries, own_working_directory};
 use crate::sys::inotify::InotifyFd;
 
 pub(super) type Filter = Arc<dyn Fn(&Path) -> bool + Send + Sync>;
@@ -246,14 +246,13 @@ pub(super) fn crawl(
         next,
         heap: Mutex::new(Heap {
             work,
-            threads: 1,
             ..Heap::default()
         }),
         changed: Condvar::new(),
         parts: Mutex::new(Vec::new()),
         most_threads: thread::available_parallelism().map_or(1, |cores| cores.get().min(16)),
     };
-    thread::scope(|scope| labour(scope, &shared, first));
+    thread::scope(|scope| labour(scope, &shared, first, false));
     let parts = shared.parts.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut order = vec![(0, 0); shared.next.into_inner() as usize];
     for (number, part) in parts.iter().enumerate() {
@@ -298,10 +297,21 @@ fn begin(job: Job, next: &AtomicU32, work: &mut Vec<Work>, part: &mut Part) {
     });
 }
 
-fn labour<'scope, 'env: 'scope>(scope: &'scope Scope<'scope, 'env>, shared: &'env Shared<'env>, mut part: Part) {
+/// Works until there is no more to do; or, if this is not a `helper`, until there are helpers: those have working
+/// directories of their own, and are faster.
+fn labour<'scope, 'env: 'scope>(
+    scope: &'scope Scope<'scope, 'env>,
+    shared: &'env Shared<'env>,
+    mut part: Part,
+    helper: bool,
+) {
+    let roams = helper && own_working_directory();
     let mut room = vec![0; 32 * 1024];
     let mut heap = shared.heap();
     loop {
+        if !helper && heap.threads > 0 {
+            break;
+        }
         let Some(work) = heap.work.pop() else {
             if heap.busy == 0 {
                 break;
@@ -315,7 +325,7 @@ fn labour<'scope, 'env: 'scope>(scope: &'scope Scope<'scope, 'env>, shared: &'en
         drop(heap);
         let mut below = Vec::new();
         if !shared.counts.cancelled.load(Ordering::Relaxed) {
-            look(work, shared, &mut part, &mut room, &mut below);
+            look(work, shared, &mut part, (&mut room, roams), &mut below);
         }
         below.reverse();
         heap = shared.heap();
@@ -328,7 +338,7 @@ fn labour<'scope, 'env: 'scope>(scope: &'scope Scope<'scope, 'env>, shared: &'en
         const MUCH: usize = 16;
         if heap.work.len() > MUCH && heap.threads < shared.most_threads {
             let helper = thread::Builder::new().name("ringwatch-crawl".into());
-            let begun = helper.spawn_scoped(scope, move || labour(scope, shared, Part::default()));
+            let begun = helper.spawn_scoped(scope, move || labour(scope, shared, Part::default(), true));
             heap.threads += usize::from(begun.is_ok());
         }
     }
@@ -338,7 +348,7 @@ fn labour<'scope, 'env: 'scope>(scope: &'scope Scope<'scope, 'env>, shared: &'en
 }
 
 /// Watches one directory, then lists it.
-fn look(work: Work, shared: &Shared<'_>, part: &mut Part, room: &mut [u8], below: &mut Vec<Work>) {
+fn look(work: Work, shared: &Shared<'_>, part: &mut Part, (room, roams): (&mut [u8], bool), below: &mut Vec<Work>) {
     let counts = shared.counts;
     counts.directories.fetch_add(1, Ordering::Relaxed);
     let manner = shared.manner;
@@ -352,7 +362,7 @@ fn look(work: Work, shared: &Shared<'_>, part: &mut Part, room: &mut [u8], below
         outcome: Outcome::Vanished,
         link: work.link,
     };
-    match watch(&work, manner, shared.inotify) {
+    match watch(&work, manner, shared.inotify, roams) {
         Ok((dir, identity, wd)) => {
             found.outcome = Outcome::Watched { wd, identity };
             if !work.shallow && !(shared.known)(wd) && shared.is_first(wd) {
@@ -380,7 +390,7 @@ fn look(work: Work, shared: &Shared<'_>, part: &mut Part, room: &mut [u8], below
     part.found.push(found);
 }
 
-fn watch(work: &Work, manner: &Manner, inotify: &InotifyFd) -> Result<(Dir, Identity, i32), Outcome> {
+fn watch(work: &Work, manner: &Manner, inotify: &InotifyFd, roams: bool) -> Result<(Dir, Identity, i32), Outcome> {
     if !work.wanted {
         return Err(Outcome::Filtered);
     }
@@ -397,7 +407,14 @@ fn watch(work: &Work, manner: &Manner, inotify: &InotifyFd) -> Result<(Dir, Iden
     if !manner.cross_mounts && !work.link && work.device.is_some_and(|device| device != identity.device) {
         return Err(Outcome::Foreign);
     }
-    match dir.watch(inotify, manner.mask | Mask::ONLYDIR) {
+    let mask = manner.mask | Mask::ONLYDIR;
+    let watched = match roams {
+        true => dir
+            .watch_from_within(inotify, mask)
+            .or_else(|_| dir.watch(inotify, mask)),
+        false => dir.watch(inotify, mask),
+    };
+    match watched {
         Ok(wd) => Ok((dir, identity, wd)),
         // It is open, so it is there: /proc is what is not.
         Err(error) => Err(Outcome::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
