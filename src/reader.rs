@@ -10,8 +10,13 @@ use crate::core::{Core, Next};
 use crate::engine::{Engine, Source, Wait};
 use crate::error::{Error, ErrorKind, Result};
 use crate::queue::Half;
+#[cfg(feature = "tokio")]
+use crate::sys::epoll::EpollFd;
 use crate::sys::gate::Gate;
+#[cfg(feature = "tokio")]
+use crate::sys::inotify::InotifyFd;
 use crate::sys::notifier::Notifier;
+use crate::table::Recent;
 
 const WAIT: &str = "wait for events";
 
@@ -52,6 +57,7 @@ const MOST_LOOKS: u32 = 64;
 #[derive(Debug)]
 pub struct Reader {
     core: Arc<Core>,
+    recent: Recent,
     source: Source,
     /// Made at the first use, so that a reader can be made on one thread and used on another at no cost.
     engine: Option<Engine>,
@@ -76,6 +82,7 @@ impl Reader {
         core.feed.queue.enter(OPERATION, half, || ())?;
         Ok(Self {
             core,
+            recent: Recent::default(),
             source,
             engine: None,
             notifier,
@@ -123,8 +130,9 @@ impl Reader {
 
     fn wait_for(&mut self, deadline: Option<Instant>) -> Result<Option<EventBatch>> {
         let mut last = false;
+        self.check_not_ended()?;
         loop {
-            if let Some(batch) = self.take()? {
+            if let Some(batch) = self.take_news()? {
                 return Ok(Some(batch));
             }
             if last {
@@ -139,7 +147,9 @@ impl Reader {
                 last = left.is_zero();
                 wait.timeout = Some(left);
             }
-            self.turn(wait)?;
+            if let Some(batch) = self.turn(wait)? {
+                return Ok(Some(batch));
+            }
         }
     }
 
@@ -149,13 +159,10 @@ impl Reader {
     /// As [`wait_timeout`](Self::wait_timeout).
     pub fn try_next(&mut self) -> Result<Option<EventBatch>> {
         let shown = self.gate.shown().map_err(|cause| self.failed(&cause))?;
-        if shown
-            && self.notifier.is_signalled()
-            && self.notifier.clear()
-            && let Some(engine) = &mut self.engine
-        {
-            engine.signalled();
+        if shown {
+            self.take_signal();
         }
+        self.check_not_ended()?;
         let mut batch = self.take()?;
         if batch.is_none() && !self.gate.is_shut() {
             batch = self.ask()?;
@@ -172,10 +179,51 @@ impl Reader {
         Ok(batch)
     }
 
+    /// What a loop waits on that keeps no window itself.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn descriptors(&self) -> Descriptors {
+        self.show_rest();
+        if self.core.window.is_zero() {
+            return Descriptors::Own(Arc::clone(&self.source.fd), Arc::clone(&self.notifier));
+        }
+        let shown = self.gate.show(&self.source.fd, &self.notifier, self.core.window);
+        Descriptors::Gate(Arc::clone(shown))
+    }
+
+    /// As `try_next`, for a loop that hears of everything that comes after this call began, on the reader's own
+    /// descriptors. Answers also whether nothing is known to be left, so that there is no need to ask again.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn next_heard_of(&mut self) -> Result<(Option<EventBatch>, bool)> {
+        self.check_not_ended()?;
+        self.take_signal();
+        let mut batch = self.take_news()?;
+        if batch.is_none() {
+            self.settle()?;
+            batch = self.turn(Wait::NOT)?;
+        }
+        if batch.is_none() {
+            batch = self.take_news()?;
+        }
+        if batch.is_none() && self.core.report().kind() == BackendKind::Uring {
+            batch = self.ask()?;
+        }
+        let read_all = self.engine.as_ref().is_some_and(Engine::has_read_all);
+        let nothing_left = batch.is_none() || (read_all && !self.core.feed.queue.has_news());
+        Ok((batch, nothing_left))
+    }
+
+    fn take_signal(&mut self) {
+        if self.notifier.is_signalled()
+            && self.notifier.clear()
+            && let Some(engine) = &mut self.engine
+        {
+            engine.signalled();
+        }
+    }
+
     /// More may be here already, which the kernel's descriptor does not show.
     fn show_rest(&self) {
-        let queue = &self.core.feed.queue;
-        if !queue.is_empty() || queue.is_closed() {
+        if self.core.feed.queue.has_news() {
             self.notifier.signal();
         }
     }
@@ -189,8 +237,10 @@ impl Reader {
                 break;
             }
             self.settle()?;
-            self.turn(Wait::NOT)?;
-            let batch = self.take()?;
+            let mut batch = self.turn(Wait::NOT)?;
+            if batch.is_none() {
+                batch = self.take()?;
+            }
             if batch.is_some() {
                 return Ok(batch);
             }
@@ -218,10 +268,7 @@ impl Reader {
 
     /// The next batch of those that were read.
     fn take(&mut self) -> Result<Option<EventBatch>> {
-        if self.ended {
-            return Err(self.core.ended(WAIT));
-        }
-        match self.core.take(None) {
+        match self.core.take(&mut self.recent, None) {
             Next::Batch(batch) => Ok(Some(batch)),
             Next::Empty => Ok(None),
             Next::Interposed(error) => Err(error),
@@ -234,6 +281,20 @@ impl Reader {
                 Err(Error::closed(WAIT))
             }
         }
+    }
+
+    fn take_news(&mut self) -> Result<Option<EventBatch>> {
+        match self.core.feed.queue.has_news() {
+            true => self.take(),
+            false => Ok(None),
+        }
+    }
+
+    fn check_not_ended(&self) -> Result<()> {
+        if self.ended {
+            return Err(self.core.ended(WAIT));
+        }
+        Ok(())
     }
 
     fn end(&mut self) {
@@ -262,26 +323,38 @@ impl Reader {
             }
         }
         let engine = self.core.with_backend(WAIT, |uring| {
-            let mut engine = Engine::new(uring, 1, Arc::clone(&self.notifier))?;
-            engine.attach(self.source.clone())?;
-            Ok(engine)
+            Engine::in_place(uring, self.source.clone(), Arc::clone(&self.notifier))
         });
         // Without an engine there is nothing more to come.
         self.engine = Some(engine.inspect_err(|_| self.end())?);
         Ok(true)
     }
 
-    fn turn(&mut self, wait: Wait) -> Result<()> {
+    /// One turn of the engine, and the first batch it read. Others are behind it in the queue.
+    fn turn(&mut self, wait: Wait) -> Result<Option<EventBatch>> {
         let Some(engine) = &mut self.engine else {
-            return Ok(());
+            return Ok(None);
         };
-        engine.turn(wait).map_err(|cause| self.failed(&cause))
+        match engine.turn(wait) {
+            Ok(None) => Ok(None),
+            Ok(Some(buffer)) => Ok(self.core.batch(buffer, &mut self.recent)),
+            Err(cause) => Err(self.failed(&cause)),
+        }
     }
 
     fn failed(&mut self, cause: &std::io::Error) -> Error {
         self.end();
         Error::os(ErrorKind::ReaderFailed, WAIT, cause)
     }
+}
+
+/// What tells that a reader has something to do.
+#[cfg(feature = "tokio")]
+pub(crate) enum Descriptors {
+    /// The events' and the signals' own.
+    Own(Arc<InotifyFd>, Arc<Notifier>),
+    /// The one that keeps the window.
+    Gate(Arc<EpollFd>),
 }
 
 /// Waits for each batch. Ends when the instance is closed.
@@ -313,7 +386,8 @@ impl Reader {
 impl AsFd for Reader {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.show_rest();
-        self.gate.show(&self.source.fd, &self.notifier, self.core.window)
+        let shown = self.gate.show(&self.source.fd, &self.notifier, self.core.window);
+        shown.as_fd()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::driver::{Driver, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::OwnedEvent;
 use crate::queue::Half;
+use crate::table::Recent;
 
 /// The events of an instance as an async stream of batches, for every executor.
 ///
@@ -53,6 +54,7 @@ use crate::queue::Half;
 #[must_use = "a stream that is dropped delivers nothing"]
 pub struct EventStream {
     core: Arc<Core>,
+    recent: Recent,
     ended: bool,
 }
 
@@ -69,7 +71,11 @@ impl EventStream {
         let half = Half::Stream(driver.clone());
         let attached = core.feed.queue.enter(OPERATION, half, || driver.attach(source));
         let attached = attached.inspect_err(|_| driver.give_up())?;
-        let stream = Self { core, ended: false };
+        let stream = Self {
+            core,
+            recent: Recent::default(),
+            ended: false,
+        };
         match attached.recv() {
             Ok(Ok(())) => Ok(stream),
             Ok(Err(cause)) => Err(Error::os(ErrorKind::ReaderFailed, OPERATION, &cause)),
@@ -87,7 +93,7 @@ impl EventStream {
         if self.ended {
             return None;
         }
-        let next = self.core.wait(None);
+        let next = self.core.wait(&mut self.recent, None);
         self.deliver(next).unwrap_or(None)
     }
 
@@ -99,7 +105,7 @@ impl EventStream {
         if self.ended {
             return Err(self.core.ended("wait for events"));
         }
-        let next = self.core.wait(Instant::now().checked_add(timeout));
+        let next = self.core.wait(&mut self.recent, Instant::now().checked_add(timeout));
         match self.deliver(next) {
             Some(Some(batch)) => batch.map(Some),
             Some(None) => Err(self.core.ended("wait for events")),
@@ -146,7 +152,8 @@ impl Stream for EventStream {
         if self.ended {
             return Poll::Ready(None);
         }
-        let next = self.core.take(Some(cx.waker()));
+        let stream = &mut *self;
+        let next = stream.core.take(&mut stream.recent, Some(cx.waker()));
         self.deliver(next).map_or(Poll::Pending, Poll::Ready)
     }
 }
