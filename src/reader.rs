@@ -1,5 +1,6 @@
 //! The reading half that is driven in place, by whoever asks it.
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,8 +65,8 @@ pub struct Reader {
     notifier: Arc<Notifier>,
     gate: Gate,
     moves: u32,
-    /// What was true before this reader moved too often. It is again for whoever reads next.
-    before_moving: Option<BackendReport>,
+    /// What was true before this reader gave its ring up.
+    with_ring: Option<BackendReport>,
     ended: bool,
 }
 
@@ -88,7 +89,7 @@ impl Reader {
             notifier,
             gate,
             moves: 0,
-            before_moving: None,
+            with_ring: None,
             ended: false,
         })
     }
@@ -179,15 +180,26 @@ impl Reader {
         Ok(batch)
     }
 
-    /// What a loop waits on that keeps no window itself.
+    /// What tokio is to wait on, from now on.
     #[cfg(feature = "tokio")]
-    pub(crate) fn descriptors(&self) -> Descriptors {
+    pub(crate) fn enter_tokio(&mut self) -> Descriptors {
         self.show_rest();
         if self.core.window.is_zero() {
+            // Both would poll the descriptor, for one read: a third more CPU at every rate.
+            let cause = "tokio waits with epoll, and a ring behind that costs more than it saves";
+            self.give_ring_up(cause, "ask for Backend::Uring by name to have one all the same");
             return Descriptors::Own(Arc::clone(&self.source.fd), Arc::clone(&self.notifier));
         }
         let shown = self.gate.show(&self.source.fd, &self.notifier, self.core.window);
         Descriptors::Gate(Arc::clone(shown))
+    }
+
+    /// Tokio waits no longer.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn leave_tokio(&mut self) {
+        if self.moves < MOST_MOVES {
+            self.take_ring_again();
+        }
     }
 
     /// As `try_next`, for a loop that hears of everything that comes after this call began, on the reader's own
@@ -204,7 +216,7 @@ impl Reader {
         if batch.is_none() {
             batch = self.take_news()?;
         }
-        if batch.is_none() && self.core.report().kind() == BackendKind::Uring {
+        if batch.is_none() && matches!(self.engine, Some(Engine::Uring(_))) {
             batch = self.ask()?;
         }
         let read_all = self.engine.as_ref().is_some_and(Engine::has_read_all);
@@ -315,12 +327,7 @@ impl Reader {
         }
         if self.moves == MOST_MOVES {
             let cause = format!("the reader moved between threads {MOST_MOVES} times");
-            let refusal = Error::text(ErrorKind::BackendUnavailable, "use io_uring", cause)
-                .mended_by("keep it on one thread, or use a stream");
-            let before = self.core.report();
-            if before.kind() == BackendKind::Uring && self.core.fall_back(refusal) {
-                self.before_moving = Some(before);
-            }
+            self.give_ring_up(cause, "keep it on one thread, or use a stream");
         }
         let engine = self.core.with_backend(WAIT, |uring| {
             Engine::in_place(uring, self.source.clone(), Arc::clone(&self.notifier))
@@ -328,6 +335,24 @@ impl Reader {
         // Without an engine there is nothing more to come.
         self.engine = Some(engine.inspect_err(|_| self.end())?);
         Ok(true)
+    }
+
+    /// Goes on without a ring, if the choice was left to us.
+    fn give_ring_up(&mut self, cause: impl Into<Cow<'static, str>>, remedy: &'static str) {
+        let before = self.core.report();
+        let refusal = Error::text(ErrorKind::BackendUnavailable, "use io_uring", cause).mended_by(remedy);
+        if before.kind() == BackendKind::Uring && self.core.fall_back(refusal) {
+            self.engine = None;
+            self.with_ring = Some(before);
+        }
+    }
+
+    /// Whoever reads next has a ring again.
+    fn take_ring_again(&mut self) {
+        if let Some(report) = self.with_ring.take() {
+            self.engine = None;
+            self.core.set_report(report);
+        }
     }
 
     /// One turn of the engine, and the first batch it read. Others are behind it in the queue.
@@ -401,9 +426,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         // First nobody reads any more, then the place is free.
         self.engine = None;
-        if let Some(before) = self.before_moving.take() {
-            self.core.set_report(before);
-        }
+        self.take_ring_again();
         self.core.feed.queue.leave(&self.core.feed);
     }
 }

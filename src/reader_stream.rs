@@ -21,6 +21,10 @@ use crate::sys::notifier::Notifier;
 /// A [`Reader`] as a stream: the events are read by the thread that polls it, so a thread-per-core service pays for no
 /// second wake-up. For current-thread tokio, a `LocalSet`, and tokio-uring; made by [`Reader::into_stream`].
 ///
+/// Without a [batch window](crate::Builder::batch_window), [`Backend::Auto`](crate::Backend::Auto) reads without io_uring
+/// here, and says so: tokio waits with epoll (tokio-uring too), and a second wait behind it costs more than the read it
+/// saves.
+///
 /// It is not `Send`: it belongs to the thread of its runtime. Cancel safe, and it ends, as
 /// [`EventStream`](crate::EventStream).
 ///
@@ -67,8 +71,8 @@ enum Heard {
 }
 
 impl ReaderStream {
-    pub(crate) fn new(reader: Reader) -> Result<Self> {
-        let heard = match reader.descriptors() {
+    pub(crate) fn new(mut reader: Reader) -> Result<Self> {
+        let heard = match reader.enter_tokio() {
             Descriptors::Own(events, signals) => register(events).and_then(|events| {
                 let signals = register(signals)?;
                 Ok(Heard::Own { events, signals })
@@ -86,7 +90,8 @@ impl ReaderStream {
     }
 
     /// The reader again.
-    pub fn into_reader(self) -> Reader {
+    pub fn into_reader(mut self) -> Reader {
+        self.reader.leave_tokio();
         self.reader
     }
 
