@@ -18,6 +18,8 @@ const GRID: RGBColor = RGBColor(226, 226, 226);
 const STEP: i32 = 17;
 const MARGIN: i32 = 20;
 const HEAD: i32 = 64;
+/// Of lines, below the name of the vertical axis.
+const TOP: i32 = HEAD + 24;
 
 /// A name and its points.
 pub struct Line {
@@ -60,7 +62,7 @@ fn colour(name: &str) -> RGBColor {
 }
 
 fn text(size: i32, colour: RGBColor, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
-    let style: TextStyle = (FONT, size).into_font().color(&colour).into();
+    let style: TextStyle = (FONT, size).into_font().color(&colour);
     style.pos(Pos::new(horizontal, vertical))
 }
 
@@ -71,7 +73,7 @@ fn head(root: &Area, title: &str, subtitle: &str) -> Drawn {
     Ok(())
 }
 
-/// Powers of ten around the values, or half of one if that is enough.
+/// From a 1, 2 or 5 of a power of ten to another, around the values.
 fn around(values: impl Iterator<Item = f64> + Clone) -> std::ops::Range<f64> {
     let least = values.clone().fold(f64::INFINITY, f64::min);
     let most = values.fold(0.0, f64::max);
@@ -89,6 +91,14 @@ fn around(values: impl Iterator<Item = f64> + Clone) -> std::ops::Range<f64> {
     nice(least * 0.95, false)..nice(most * 1.05, true)
 }
 
+/// 1, 2 and 5 times the powers of ten that are within.
+fn steps(range: &std::ops::Range<f64>) -> Vec<f64> {
+    let powers = range.start.log10().floor() as i32..=range.end.log10().ceil() as i32;
+    let all = powers.flat_map(|power| [1.0, 2.0, 5.0].map(|step| step * 10_f64.powi(power)));
+    all.filter(|at| (range.start * 0.999..=range.end * 1.001).contains(at))
+        .collect()
+}
+
 impl Lines<'_> {
     pub fn draw(&self, path: &Path) -> Drawn {
         let (width, height) = (960, 600);
@@ -101,34 +111,30 @@ impl Lines<'_> {
         let x = points().map(|point| point.0).fold(f64::INFINITY, f64::min)..points().map(|p| p.0).fold(0.0, f64::max);
         let y = around(points().map(|point| point.1));
         let mut chart = ChartBuilder::on(&root)
-            .margin_top(HEAD)
+            .margin_top(TOP)
             .margin_left(12)
             .margin_right(200)
             .margin_bottom(10)
             .x_label_area_size(54)
             .y_label_area_size(72)
             .build_cartesian_2d(x.clone().log_scale(), y.clone().log_scale())?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .disable_x_axis()
-            .light_line_style(WHITE.mix(0.0))
-            .bold_line_style(GRID)
-            .axis_style(FAINT)
-            .y_desc(self.y)
-            .y_labels(12)
-            .y_label_formatter(&|value| number(*value))
-            .y_label_style(text(13, INK, HPos::Right, VPos::Center))
-            .axis_desc_style(text(14, INK, HPos::Center, VPos::Center))
-            .draw()?;
+        let left = chart.backend_coord(&(x.start, y.start)).0;
+        let right = chart.backend_coord(&(x.end, y.start)).0;
+        for at in steps(&y) {
+            let height = chart.backend_coord(&(x.start, at)).1;
+            root.draw(&PathElement::new([(left - 5, height), (right, height)], GRID))?;
+            let style = text(13, INK, HPos::Right, VPos::Center);
+            root.draw_text(&number(at), &style, (left - 10, height))?;
+        }
+        root.draw_text(self.y, &text(13, FAINT, HPos::Left, VPos::Bottom), (MARGIN, HEAD + 12))?;
         let bottom = chart.backend_coord(&(x.start, y.start)).1;
         for (at, name) in &self.marks {
             let (x, _) = chart.backend_coord(&(*at, y.start));
-            root.draw(&PathElement::new([(x, HEAD), (x, bottom + 5)], GRID))?;
+            root.draw(&PathElement::new([(x, TOP), (x, bottom + 5)], GRID))?;
             root.draw_text(name, &text(13, INK, HPos::Center, VPos::Top), (x, bottom + 9))?;
         }
-        let middle = (chart.backend_coord(&(x.start, y.start)).0 + chart.backend_coord(&(x.end, y.start)).0) / 2;
-        root.draw_text(self.x, &text(14, INK, HPos::Center, VPos::Top), (middle, bottom + 32))?;
+        let middle = (left + right) / 2;
+        root.draw_text(self.x, &text(13, FAINT, HPos::Center, VPos::Top), (middle, bottom + 32))?;
         let mut ends = Vec::new();
         for line in &self.lines {
             let colour = colour(&line.name);

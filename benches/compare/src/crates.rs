@@ -51,7 +51,7 @@ pub fn inotify_tokio(job: &mut Job) -> Result<(), Box<dyn Error>> {
 }
 
 pub fn notify(job: &mut Job) -> Result<(), Box<dyn Error>> {
-    use notify::event::{CreateKind, EventKind, ModifyKind};
+    use notify::event::{CreateKind, EventKind, ModifyKind, RenameMode};
     use notify::{RecursiveMode, Watcher};
 
     let (send, events) = std::sync::mpsc::channel();
@@ -66,7 +66,8 @@ pub fn notify(job: &mut Job) -> Result<(), Box<dyn Error>> {
             EventKind::Create(CreateKind::File) => libc::IN_CREATE,
             EventKind::Modify(ModifyKind::Data(_)) => libc::IN_MODIFY,
             // A rename comes as from, to, and both: the third is not counted.
-            EventKind::Modify(ModifyKind::Name(_)) if event.paths.len() == 1 => libc::IN_MOVED_FROM,
+            EventKind::Modify(ModifyKind::Name(RenameMode::From)) => libc::IN_MOVED_FROM,
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => libc::IN_MOVED_TO,
             _ if event.need_rescan() => libc::IN_Q_OVERFLOW,
             _ => continue,
         };

@@ -32,6 +32,8 @@ pub struct Activity {
 pub struct Idle {
     pub consumer: String,
     pub at_first: Activity,
+    /// Which shows that it can be seen.
+    pub burst: Activity,
     pub after_burst: Activity,
 }
 
@@ -58,25 +60,45 @@ pub fn idle(consumers: &[String]) -> Result<Vec<Idle>, Box<dyn Error>> {
             .map_err(|error| format!("{consumer}: {error}"))?;
         started.push(process);
     }
-    let at_first = pause(&started)?;
+    let first = pause(&started)?;
     let files = producer::files(&dirs)?;
     for i in 0..BURST {
         files[i % files.len()].write_at(b"x", 0)?;
     }
-    let after_burst = pause(&started)?;
-    let both = at_first.into_iter().zip(after_burst);
-    Ok(consumers
-        .iter()
-        .zip(both)
-        .map(|(consumer, (at_first, after_burst))| Idle {
+    let second = pause(&started)?;
+    let all = consumers.iter().zip(first.into_iter().zip(second));
+    all.map(|(consumer, (first, second))| {
+        let burst = second.before.since(first.after);
+        if burst.switches == 0 {
+            return Err(format!("{consumer} did not wake for {BURST} events, so that it is idle says nothing").into());
+        }
+        Ok(Idle {
             consumer: consumer.clone(),
-            at_first,
-            after_burst,
+            at_first: first.after.since(first.before),
+            burst,
+            after_burst: second.after.since(second.before),
         })
-        .collect())
+    })
+    .collect()
 }
 
-fn pause(started: &[Started]) -> Result<Vec<Activity>, Box<dyn Error>> {
+impl Activity {
+    fn since(self, before: Self) -> Self {
+        Self {
+            switches: self.switches - before.switches,
+            cpu: self.cpu - before.cpu,
+            threads: self.threads,
+        }
+    }
+}
+
+/// All there was at either end of a pause.
+struct Pause {
+    before: Activity,
+    after: Activity,
+}
+
+fn pause(started: &[Started]) -> Result<Vec<Pause>, Box<dyn Error>> {
     thread::sleep(SETTLE);
     let all = || {
         started
@@ -87,12 +109,11 @@ fn pause(started: &[Started]) -> Result<Vec<Activity>, Box<dyn Error>> {
     let before = all()?;
     thread::sleep(PAUSE);
     let after = all()?;
-    let since = |(after, before): (Activity, Activity)| Activity {
-        switches: after.switches - before.switches,
-        cpu: after.cpu - before.cpu,
-        threads: after.threads,
-    };
-    Ok(after.into_iter().zip(before).map(since).collect())
+    Ok(before
+        .into_iter()
+        .zip(after)
+        .map(|(before, after)| Pause { before, after })
+        .collect())
 }
 
 fn activity(process: u32) -> Result<Activity, Box<dyn Error>> {
@@ -123,6 +144,7 @@ pub fn print(idle: &[Idle]) {
     for Idle {
         consumer,
         at_first,
+        burst,
         after_burst,
     } in idle
     {
@@ -130,6 +152,7 @@ pub fn print(idle: &[Idle]) {
         table.text("consumer", consumer.clone());
         table.number("wake-ups", Some(at_first.switches as f64), 0);
         table.number("CPU us", Some(at_first.cpu as f64 / 1_000.0), 1);
+        table.number("wake-ups in burst", Some(burst.switches as f64), 0);
         table.number("wake-ups after burst", Some(after_burst.switches as f64), 0);
         table.number("CPU us", Some(after_burst.cpu as f64 / 1_000.0), 1);
         table.number("threads", Some(after_burst.threads as f64), 0);

@@ -105,7 +105,8 @@ pub fn said(mask: u32, name: &[u8]) -> Said {
     if mask & (libc::IN_CREATE | libc::IN_MODIFY | libc::IN_MOVE) == 0 {
         return Said::Nothing;
     }
-    if mask & libc::IN_CREATE == 0 {
+    // The name of the other half of a rename says when the one before was.
+    if mask & (libc::IN_CREATE | libc::IN_MOVED_TO) == 0 {
         return Said::Event;
     }
     if name.starts_with(b"end") {

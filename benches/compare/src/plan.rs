@@ -52,8 +52,8 @@ pub struct Plan {
     pub consumers: Vec<String>,
     pub rounds: usize,
     pub seconds: f64,
-    /// Whether system calls and allocations are counted, in one more run of each.
-    pub counted: bool,
+    /// How many more rounds there are in which system calls and allocations are counted.
+    pub counted: usize,
     core: bool,
 }
 
@@ -73,7 +73,7 @@ impl Plan {
             consumers,
             rounds: 1,
             seconds: 1.0,
-            counted: true,
+            counted: 1,
             core: false,
         }
     }
@@ -83,14 +83,14 @@ impl Plan {
     }
 
     pub fn latency() -> Self {
-        Self::new("From the call to the consumer", Kind::Create, &RATES[..4])
+        Self::new("From the call to the consumer", Kind::Create, &RATES[..3])
     }
 
     pub fn stalls() -> [Self; 2] {
         let plan = |title: &str, stall: u64, budgets: &[&str]| {
             let mut plan = Self::new(title, Kind::Modify, &[300_000]);
             plan.stall = stall;
-            plan.counted = false;
+            plan.counted = 0;
             plan.consumers.extend(budgets.iter().map(|&name| name.to_owned()));
             plan
         };
@@ -120,7 +120,7 @@ impl Plan {
             plan.dirs = 100;
             plan.instances = true;
             plan.stall = stall;
-            plan.counted = stall == 0;
+            plan.counted = usize::from(stall == 0);
             plan.consumers = instances::CONSUMERS.iter().map(|&name| name.to_owned()).collect();
             plan
         };
@@ -170,7 +170,9 @@ impl Plan {
         self.rounds = choice.rounds;
         // A stall is over well before the last event, or there would be nothing to catch up with.
         self.seconds = choice.seconds.max(self.stall as f64 / 1_000.0 * 1.5);
-        self.counted &= choice.counter != Some(Counter::None);
+        if choice.counter == Some(Counter::None) {
+            self.counted = 0;
+        }
         if !choice.rates.is_empty() {
             self.rates.clone_from(&choice.rates);
         }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -52,17 +52,13 @@ pub fn run(plans: Vec<Plan>, counter: Option<Counter>, csv: &mut Option<File>) -
 
 fn outcome(plan: &Plan, counter: Counter, csv: &mut Option<File>) -> Result<Vec<Run>, Box<dyn Error>> {
     let mut runs = Vec::new();
-    let rounds = (0..plan.rounds).map(Some).chain(plan.counted.then_some(None));
+    let rounds = (0..plan.rounds).map(Some).chain((0..plan.counted).map(|_| None));
     for round in rounds {
         for &rate in &plan.rates {
             for consumer in &plan.consumers {
                 let counter = if round.is_some() { Counter::None } else { counter };
                 let name = round.map_or("counting".into(), |round| format!("round {}", round + 1));
-                eprint!(
-                    "\x1b[1G\x1b[K{}: {name}, {}/s, {consumer}",
-                    plan.title,
-                    table::rate(rate)
-                );
+                progress(&format!("{}: {name}, {}/s, {consumer}", plan.title, table::rate(rate)));
                 let (produced, figures) = one(plan, consumer, rate, counter)?;
                 let run = Run {
                     consumer: consumer.clone(),
@@ -181,8 +177,10 @@ impl Started {
     }
 
     fn line(&self, patience: Duration) -> Result<String, String> {
-        let line = self.lines.recv_timeout(patience);
-        line.map_err(|cause| format!("no answer within {patience:?}: {cause}"))
+        self.lines.recv_timeout(patience).map_err(|cause| match cause {
+            RecvTimeoutError::Timeout => format!("no answer within {patience:?}"),
+            RecvTimeoutError::Disconnected => "ended without an answer".into(),
+        })
     }
 
     pub fn expect(&self, word: &str) -> Result<(), String> {

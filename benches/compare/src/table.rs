@@ -61,6 +61,11 @@ impl Run {
         self.per_event(self.figures.cpu())
     }
 
+    /// NaN where they were not counted.
+    pub fn calls_per_event(&self) -> f64 {
+        self.figures.calls.map_or(f64::NAN, |calls| self.per_event(calls))
+    }
+
     pub fn made_a_second(&self) -> f64 {
         self.produced.events as f64 * 1e9 / self.produced.time.max(1) as f64
     }
@@ -107,10 +112,23 @@ impl Outcome {
         self.runs.iter().filter(of)
     }
 
-    /// The run in which system calls were counted.
-    pub fn counted(&self, consumer: &str, rate: u64) -> Option<&Run> {
-        let of = |run: &&Run| run.round.is_none() && run.rate == rate && run.consumer == consumer;
-        self.runs.iter().find(of)
+    /// The runs in which system calls were counted.
+    pub fn counted(&self, consumer: &str, rate: u64) -> impl Iterator<Item = &Run> {
+        let of = move |run: &&Run| run.round.is_none() && run.rate == rate && run.consumer == consumer;
+        self.runs.iter().filter(of)
+    }
+
+    /// Says so where the producer could not keep a rate beside every consumer: then each had what it let be made.
+    pub fn shortfall(&self, rate: u64) -> Option<String> {
+        let timed = self.runs.iter().filter(|run| run.round.is_some() && run.rate == rate);
+        let made = Spread::of(timed.map(Run::made_a_second))?;
+        (made.least < 0.95 * rate as f64).then(|| {
+            let Spread { least, most, .. } = made;
+            format!(
+                "{}: of {rate}/s the producer made {least:.0} to {most:.0}.",
+                self.plan.title
+            )
+        })
     }
 
     pub fn spread(&self, consumer: &str, rate: u64, figure: impl Fn(&Run) -> f64) -> Option<Spread> {
@@ -141,8 +159,13 @@ pub fn print(outcome: &Outcome, counter: Counter) {
         }
     }
     table.print();
+    for &at in &plan.rates {
+        if let Some(short) = outcome.shortfall(at) {
+            println!("{short}");
+        }
+    }
     println!("user and system are the kernel's guess from its ticks, right over many events; their sum is exact.");
-    if plan.counted {
+    if plan.counted > 0 {
         println!("{}", note(counter));
     }
 }
@@ -150,10 +173,10 @@ pub fn print(outcome: &Outcome, counter: Counter) {
 fn note(counter: Counter) -> &'static str {
     match counter {
         Counter::Perf => {
-            "calls/ev and allocs/ev are of a run of their own, counted by the kernel's tracepoint, which hardly slows."
+            "calls/ev and allocs/ev are of runs of their own, counted by the kernel's tracepoint, which hardly slows."
         }
         Counter::Trace => {
-            "calls/ev and allocs/ev are of a run of their own under a tracer. It slows each call, so that whoever is woken \
+            "calls/ev and allocs/ev are of runs of their own under a tracer. It slows each call, so that whoever is woken \
              often finds more events at once: at high rates its calls are more than is shown."
         }
         Counter::None => "",
@@ -182,11 +205,10 @@ fn line(table: &mut Table, outcome: &Outcome, consumer: &str, at: u64) {
     let cpu = ratio(CRATE, &Run::cpu_per_event).filter(|_| in_place);
     table.number("to crate", cpu.map(|spread| spread.median), 2);
     table.number("wakes/ev", median(&|run| run.per_event(run.figures.switches)), 4);
-    let counted = outcome.counted(consumer, at);
-    let calls = counted.and_then(|run| Some(run.per_event(run.figures.calls?)));
-    table.number("calls/ev", calls, 4);
-    let allocations = counted.and_then(|run| run.figures.allocations);
-    table.number("allocs/ev", allocations, 4);
+    let calls = outcome.counted(consumer, at).map(Run::calls_per_event);
+    table.number("calls/ev", Spread::of(calls).map(|spread| spread.median), 4);
+    let allocations = outcome.counted(consumer, at).filter_map(|run| run.figures.allocations);
+    table.number("allocs/ev", Spread::of(allocations).map(|spread| spread.median), 4);
     for (i, name) in ["p50 us", "p99 us", "p99.9 us", "max us"].into_iter().enumerate() {
         table.number(name, median(&|run| run.latency(i)), 1);
         if i == 0 {
