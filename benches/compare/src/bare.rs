@@ -15,7 +15,8 @@ pub const BUFFER: usize = 64 * 1024;
 /// An instance that watches directories.
 pub fn instance(flags: libc::c_int, dirs: &[PathBuf], mask: u32) -> Result<OwnedFd, Box<dyn Error>> {
     // SAFETY: no pointers.
-    let made = checked(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | flags) })?;
+    let made = checked(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | flags) });
+    let made = made.map_err(|error| format!("make inotify instance: {error}; see fs.inotify.max_user_instances"))?;
     // SAFETY: the descriptor is new, and ours.
     let fd = unsafe { OwnedFd::from_raw_fd(made) };
     for dir in dirs {

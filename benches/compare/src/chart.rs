@@ -52,7 +52,8 @@ fn colour(name: &str) -> RGBColor {
         _ if name.starts_with("reader") && name.contains("-w0") && epoll => RGBColor(160, 190, 60),
         _ if name.starts_with("reader") && name.contains("-w0") => RGBColor(100, 125, 0),
         _ if name.starts_with("reader") && epoll => RGBColor(90, 190, 120),
-        _ if name.starts_with("reader") => RGBColor(0, 125, 60),
+        _ if name.starts_with("reader") && name.contains("-w") => RGBColor(0, 80, 70),
+        _ if name.starts_with("reader") => RGBColor(0, 135, 50),
         "tokio-inplace-w0" => RGBColor(150, 60, 190),
         _ if name.contains("inplace") => RGBColor(205, 90, 200),
         "inotify-tokio" => RGBColor(225, 110, 0),
@@ -155,14 +156,14 @@ impl Lines<'_> {
 fn names(root: &Area, mut ends: Vec<((i32, i32), &str, RGBColor)>, height: i32) -> Drawn {
     ends.sort_by_key(|((_, y), ..)| *y);
     let mut places: Vec<i32> = ends.iter().map(|((_, y), ..)| *y).collect();
-    // Down from the top, then up from the bottom, until each has its room.
-    for i in 1..places.len() {
-        places[i] = places[i].max(places[i - 1] + STEP);
-    }
-    let mut floor = height - 20;
-    for place in places.iter_mut().rev() {
-        *place = (*place).min(floor);
-        floor = *place - STEP;
+    // Neighbours that are too near part by a pixel at a time, both alike, within the height.
+    for _ in 0..height {
+        for i in 1..places.len() {
+            if places[i] - places[i - 1] < STEP {
+                places[i - 1] = (places[i - 1] - 1).max(HEAD);
+                places[i] = (places[i] + 1).min(height - 60);
+            }
+        }
     }
     for (((x, y), name, colour), place) in ends.into_iter().zip(places) {
         root.draw(&PathElement::new([(x + 5, y), (x + 22, place)], colour.mix(0.6)))?;
@@ -181,7 +182,11 @@ fn number(value: f64) -> String {
 }
 
 fn short(value: f64) -> String {
-    let digits = if value >= 100.0 || value.fract() == 0.0 { 0 } else { 1 };
+    let digits = if value >= 100.0 || value.fract() == 0.0 || value < 0.05 {
+        0
+    } else {
+        1
+    };
     format!("{value:.digits$}")
 }
 

@@ -6,6 +6,8 @@ use std::hint::black_box;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use ringwatch::{EventBatch, Inotify, Limits, Mask, Reader, Watch};
 
@@ -19,6 +21,9 @@ use crate::table::{Spread, Table};
 /// Less than the queue holds by default.
 const EVENTS: u64 = 16_000;
 const CONSUMERS: [&str; 4] = ["reader-uring", "reader-epoll", "stream-uring", "stream-epoll"];
+
+/// Until every thread sleeps. That costs some microseconds, for everybody.
+const SETTLE: Duration = Duration::from_millis(4);
 
 /// Nanoseconds of CPU an event, of the whole process, by round.
 #[derive(Clone, Debug)]
@@ -120,20 +125,17 @@ impl Subject {
         }
         let mut looked = Looked::default();
         let before = cpu();
-        let mut after = before;
         match &mut self.half {
             Half::Bare { fd, buffer } => {
                 while let Some(bytes) = bare::records(fd.as_raw_fd(), buffer) {
                     bare::decode(bytes, |wd, mask, name| looked.record(wd, mask, name));
                 }
-                after = cpu();
             }
             Half::Reader { reader, watch } => {
                 while looked.events < events {
                     let batch = reader.wait().ok_or("the reader ended")??;
                     looked.batch(&batch, watch, with_path);
                     drop(batch);
-                    after = cpu();
                 }
             }
             Half::Stream { inotify, watch } => {
@@ -142,10 +144,12 @@ impl Subject {
                     let batch = stream.wait().ok_or("the stream ended")??;
                     looked.batch(&batch, watch, with_path);
                     drop(batch);
-                    after = cpu();
                 }
             }
         }
+        // The time of another thread that runs right now is known when it next sleeps.
+        thread::sleep(SETTLE);
+        let after = cpu();
         black_box((looked.masks, looked.bytes));
         honest(&self.name, 0, events, looked.watched, looked.overflows)?;
         Ok((after - before) as f64 / events as f64)

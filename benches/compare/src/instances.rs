@@ -160,15 +160,24 @@ impl Crowd {
     }
 }
 
+/// The instances of the run before are given back a while after it has ended, and a user has 128 of them.
+fn patiently<T>(mut make: impl FnMut() -> Result<T, Box<dyn Error>>) -> Result<T, Box<dyn Error>> {
+    const PATIENCE: u64 = 5_000_000_000;
+    let deadline = now() + PATIENCE;
+    loop {
+        match make() {
+            Err(_) if now() < deadline => thread::sleep(Duration::from_millis(20)),
+            made => return made,
+        }
+    }
+}
+
 /// One loop for all. It has nobody else to go on when it stalls.
 fn bare_epoll(mut crowd: Crowd) -> Result<Figures, Box<dyn Error>> {
     let mut fds = Vec::new();
     for dir in &crowd.dirs {
-        fds.push(bare::instance(
-            libc::IN_NONBLOCK,
-            std::slice::from_ref(dir),
-            crowd.mask,
-        )?);
+        let make = || bare::instance(libc::IN_NONBLOCK, std::slice::from_ref(dir), crowd.mask);
+        fds.push(patiently(make)?);
     }
     let epoll = Epoll::new(&fds)?;
     let mut room = bare::room(fds.len());
@@ -194,7 +203,7 @@ fn bare_threads(mut crowd: Crowd) -> Result<Figures, Box<dyn Error>> {
     let mut threads = Vec::new();
     let (send, counted) = std::sync::mpsc::channel();
     for (dir, mut slot) in crowd.dirs.iter().zip(slots) {
-        let fd = bare::instance(0, std::slice::from_ref(dir), crowd.mask)?;
+        let fd = patiently(|| bare::instance(0, std::slice::from_ref(dir), crowd.mask))?;
         let (met, send) = (Arc::clone(&met), send.clone());
         threads.push(thread::spawn(move || {
             let mut buffer = vec![0; BUFFER / 8];
@@ -232,7 +241,7 @@ fn on_tokio<S: 'static>(
         let see = Rc::new(see);
         let mut opened = Vec::new();
         for (i, dir) in crowd.dirs.iter().enumerate() {
-            opened.push(open(i, dir, crowd.mask)?);
+            opened.push(patiently(|| open(i, dir, crowd.mask))?);
         }
         let slots = std::mem::take(&mut crowd.slots);
         crowd.ready();

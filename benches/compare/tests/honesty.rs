@@ -41,7 +41,8 @@ fn a_consumer_that_keeps_an_event_to_itself_is_refused() {
 
 #[test]
 fn a_consumer_that_is_honest_is_reported() {
-    for scenario in ["cpu", "latency", "instances"] {
+    // Not the instances too: a user may have 128, and the other test has 100 of them.
+    for scenario in ["cpu", "latency"] {
         let output = compare(&[scenario]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(String::from_utf8_lossy(&output.stdout).contains("bare-epoll"));
