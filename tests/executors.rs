@@ -38,7 +38,11 @@ struct Expected(usize);
 impl Expected {
     fn check(&mut self, batch: &EventBatch) {
         for event in batch {
-            assert_eq!(event.name().expect("a name").to_str(), Some(&*self.0.to_string()));
+            assert_eq!(
+                event.name().and_then(|name| name.to_str()),
+                Some(&*self.0.to_string()),
+                "{event:?}"
+            );
             self.0 += 1;
         }
     }

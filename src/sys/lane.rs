@@ -16,8 +16,8 @@ use crate::engine::Source;
 use crate::error::{Error, ErrorKind};
 use crate::queue::add;
 
-/// Buffers a source lends to the kernel at a time. A full queue of 16,384 events fills twelve of 64 KiB; more would only
-/// spread the work over more cache.
+/// Buffers a source lends to the kernel at a time: enough that a busy window's events come in one system call, and few
+/// enough that they are still in a core's cache when they are looked at.
 pub(super) const LENT: u16 = 8;
 
 /// Ends of a read in a row that brought neither events nor a reason not to try again.

@@ -54,6 +54,8 @@ pub(crate) struct Uring {
     lanes: Vec<Option<Lane>>,
     /// Lanes to supply with buffers or to arm before the next wait.
     needy: Vec<u16>,
+    /// Lanes with a read in the ring.
+    armed: usize,
     turn: u64,
     pace: Pace,
     /// The kernel may have more than was read: the next turn does not keep the window, or its queue would fill.
@@ -63,14 +65,6 @@ pub(crate) struct Uring {
     pub(crate) in_place: bool,
     /// Of the turn under way: what it will answer.
     passed: Option<Buffer>,
-}
-
-/// What a look at the completions found.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reaped {
-    Nothing,
-    Signal,
-    Events,
 }
 
 impl Uring {
@@ -98,6 +92,7 @@ impl Uring {
             listening: false,
             lanes: Vec::new(),
             needy: Vec::new(),
+            armed: 0,
             turn: 0,
             pace: Pace::default(),
             behind: false,
@@ -164,14 +159,8 @@ impl Uring {
     pub(crate) fn turn(&mut self, wait: Wait) -> io::Result<Option<Buffer>> {
         debug_assert!(self.usable_here());
         self.turn += 1;
-        // What an earlier call left in the ring needs no system call.
-        if self.reap() == Reaped::Nothing {
-            self.wait(wait)?;
-        }
-        Ok(self.passed.take())
-    }
-
-    fn wait(&mut self, wait: Wait) -> io::Result<()> {
+        // Nothing is left in the ring: completions are posted only by a call, and all are taken behind each.
+        debug_assert!(self.ring.completion().is_empty());
         let kernel_keeps_window = self.features.contains(Features::MIN_WAIT);
         let mut wait = wait;
         let behind = mem::take(&mut self.behind);
@@ -186,14 +175,14 @@ impl Uring {
             wait.window = Duration::ZERO;
         }
         self.prepare()?;
-        if !self.lanes.iter().flatten().any(|lane| lane.armed) {
+        if self.armed == 0 {
             wait.window = Duration::ZERO;
         }
         self.enter(wait)?;
-        if self.reap() == Reaped::Events && !kernel_keeps_window {
+        if self.reap() && !kernel_keeps_window {
             self.pace.busy();
         }
-        Ok(())
+        Ok(self.passed.take())
     }
 
     /// Lends buffers, arms reads, listens to the notifier. What is put in the queue is submitted by the next `enter`.
@@ -220,6 +209,7 @@ impl Uring {
             unsafe { self.submit(&read)? };
             if let Some(lane) = &mut self.lanes[id as usize] {
                 lane.armed = true;
+                self.armed += 1;
             }
         }
         Ok(())
@@ -293,8 +283,9 @@ impl Uring {
         }
     }
 
-    /// Takes every completion that the ring's memory holds. No system call but, after a signal, one to clear it.
-    fn reap(&mut self) -> Reaped {
+    /// Takes every completion that the ring's memory holds, and answers whether there were events. No system call but,
+    /// after a signal, one to clear it.
+    fn reap(&mut self) -> bool {
         let mut events = false;
         let mut signalled = false;
         for completion in self.ring.completion() {
@@ -316,7 +307,9 @@ impl Uring {
                         continue;
                     };
                     let passed = self.in_place.then_some(&mut self.passed);
+                    let was_armed = lane.armed;
                     events |= lane.complete(&completion, self.turn, passed);
+                    self.armed -= usize::from(was_armed && !lane.armed);
                     self.behind |= mem::take(&mut lane.behind);
                     if !mem::replace(&mut lane.needy, true) {
                         self.needy.push(id);
@@ -328,11 +321,7 @@ impl Uring {
             self.notifier.clear();
             self.signalled();
         }
-        match (events, signalled) {
-            (true, _) => Reaped::Events,
-            (false, true) => Reaped::Signal,
-            (false, false) => Reaped::Nothing,
-        }
+        events
     }
 
     pub(crate) fn detach(&mut self, id: SourceId) {

@@ -84,7 +84,7 @@ pub fn reader(job: &mut Job, inotify: &Inotify) -> Result<(), Box<dyn Error>> {
 }
 
 pub fn tokio_in_place(job: &mut Job) -> Result<(), Box<dyn Error>> {
-    let inotify = inotify("in-uring-w0")?;
+    let inotify = inotify("in-auto-w0")?;
     watch(job, &inotify)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
@@ -95,7 +95,7 @@ pub fn tokio_in_place(job: &mut Job) -> Result<(), Box<dyn Error>> {
 }
 
 pub fn tokio_uring_in_place(job: &mut Job) -> Result<(), Box<dyn Error>> {
-    let inotify = inotify("in-uring-w0")?;
+    let inotify = inotify("in-auto-w0")?;
     watch(job, &inotify)?;
     tokio_uring::start(async {
         let stream = inotify.reader()?.into_stream()?;
