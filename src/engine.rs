@@ -120,6 +120,7 @@ impl Engine {
     }
 
     /// Whether the last turn read all that was there, as far as that can be known without asking again.
+    #[cfg_attr(not(feature = "tokio"), allow(dead_code, reason = "only the stream on tokio asks"))]
     pub(crate) fn has_read_all(&self) -> bool {
         match self {
             Self::Uring(uring) => uring.has_read_all(),

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use ringwatch::{Backend, BackendKind, EventBatch, Inotify, Mask, Result};
+use ringwatch::{Backend, EventBatch, Inotify, Mask, Result};
 use support::backends;
 
 const FILES: usize = 3_000;
@@ -186,6 +186,7 @@ fn reader_joins_smol_through_its_descriptor() {
 #[cfg(feature = "tokio")]
 mod in_place {
     use super::*;
+    use ringwatch::BackendKind;
 
     fn windows() -> [Duration; 2] {
         [Duration::ZERO, Duration::from_millis(1)]
