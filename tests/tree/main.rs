@@ -6,6 +6,7 @@ mod support;
 mod coverage;
 mod deep;
 mod model;
+mod overflow;
 mod replay;
 mod roots;
 mod scenarios;
