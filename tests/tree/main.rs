@@ -5,7 +5,9 @@ mod support;
 
 mod coverage;
 mod deep;
+mod limits;
 mod model;
+mod mounts;
 mod overflow;
 mod replay;
 mod roots;
