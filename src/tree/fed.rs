@@ -383,11 +383,21 @@ fn raw() -> impl Strategy<Value = Raw> {
     prop_oneof![12 => entry, 1 => about]
 }
 
+/// Both halves of a rename of a directory.
+fn rename() -> impl Strategy<Value = Vec<Raw>> {
+    let names = || prop::sample::select(vec!["a", "b", "c"]);
+    (1..7, names(), 1..7, names(), 1..4_u32).prop_map(|(from, old, to, new, cookie)| {
+        let halves = [(from, Mask::MOVED_FROM, old), (to, Mask::MOVED_TO, new)];
+        halves.map(|(wd, half, name)| (wd, half | DIR, cookie, name)).to_vec()
+    })
+}
+
 fn step() -> impl Strategy<Value = Step> {
+    let records = prop_oneof![raw().prop_map(|raw| vec![raw]), rename()];
     prop_oneof![
-        6 => prop::collection::vec(raw(), 1..12).prop_map(Step::Read),
+        6 => prop::collection::vec(records, 1..8).prop_map(|records| Step::Read(records.concat())),
         3 => (2..8, prop::bool::weighted(0.2)).prop_map(|(first, gone)| Step::Settle { first, gone }),
-        2 => Just(Step::EndSession),
+        3 => Just(Step::EndSession),
         1 => Just(Step::Recover),
     ]
 }
