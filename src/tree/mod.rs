@@ -144,6 +144,21 @@ pub struct TreeStats {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
+/// # What can't be covered
+///
+/// A directory that can't be watched or listed is said in the stream where that is found, [listed](Tree::uncovered) with what
+/// mends it, and its siblings are covered. It is tried again by itself when permissions change on the way to it, and if it was
+/// the limit of watches, when directories of this tree go; after anything else, such as a limit that was raised, on
+/// [request](Tree::retry_uncovered).
+///
+/// # What the kernel does not tell
+///
+/// - That a directory *above* a root was renamed. Changes are reported under the old path as long as no directory is to be
+///   looked at; one that is, is said to be uncovered, as its path leads elsewhere. Add the root again under its present path.
+/// - That a file system was mounted on a watched directory. What happens in it is not heard of, until the tree looks there
+///   again, as after an overflow. That one was unmounted is reported as [`UNMOUNT`](crate::Mask::UNMOUNT), and what it hid is
+///   found, if mounts are [crossed](TreeBuilder::cross_mounts); if not, on [request](Tree::retry_uncovered).
+///
 /// Cheap to clone. It is closed when it and its stream are dropped.
 #[derive(Clone, Debug)]
 pub struct Tree {
@@ -333,7 +348,7 @@ impl Tree {
         uncovered.unwrap_or_default()
     }
 
-    /// Tries again to cover what is not covered. What comes of it is told in the stream.
+    /// Tries again to cover what is not covered. What comes of it is told in the stream: what is there, or once more why not.
     ///
     /// # Errors
     /// [`Closed`](ErrorKind::Closed).

@@ -93,17 +93,23 @@ pub(crate) struct SmallQueue {
 
 impl SmallQueue {
     pub(crate) fn new(events: u64) -> io::Result<Self> {
-        let alone = File::create(std::env::temp_dir().join("ringwatch-tests-max_queued_events"))?;
-        // SAFETY: no pointers are passed.
-        if unsafe { libc::flock(alone.as_raw_fd(), libc::LOCK_EX) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let alone = alone_with_queues()?;
         let small = Self {
             before: fs::read(QUEUE)?,
             _alone: alone,
         };
         fs::write(QUEUE, events.to_string())?;
         Ok(small)
+    }
+}
+
+/// While it is open, nobody else changes how large queues are.
+pub(crate) fn alone_with_queues() -> io::Result<File> {
+    let alone = File::create(std::env::temp_dir().join("ringwatch-tests-max_queued_events"))?;
+    // SAFETY: no pointers are passed.
+    match unsafe { libc::flock(alone.as_raw_fd(), libc::LOCK_EX) } {
+        0 => Ok(alone),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -127,11 +127,8 @@ fn overflows_while_recovering_come_to_an_end() {
         flood.cause(queue_limit() + BUDGET);
         act(&root);
         let changes = watched.changes();
-        assert_eq!(
-            watched.tree.stats().instance.overflows as usize,
-            1 + MORE,
-            "{recovery:?}"
-        );
+        // More, if a flood found room behind an overflow that was read.
+        assert!(watched.tree.stats().instance.overflows as usize > MORE, "{recovery:?}");
         assert_eq!(to_come.load(Ordering::Acquire), 0);
         if recovery == Recovery::Diff {
             changes.iter().for_each(|change| model.apply(change).unwrap());

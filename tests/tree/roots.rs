@@ -131,3 +131,47 @@ fn a_missing_root_is_waited_for_if_asked() {
         watched.wait_for(|change| change.uncovered().is_some());
     }
 }
+
+#[test]
+fn a_root_that_moves_with_a_directory_above_it_keeps_its_path_until_that_is_needed() {
+    let (_dir, place) = place();
+    let root = place.join("above/root");
+    fs::create_dir_all(&root).unwrap();
+    let mut watched = watch(Tree::builder(&root));
+    // Nothing tells the root.
+    let elsewhere = place.join("elsewhere/root");
+    fs::rename(place.join("above"), place.join("elsewhere")).unwrap();
+    fs::write(elsewhere.join("file"), "").unwrap();
+    assert_eq!(made(&mut watched), [root.join("file")]);
+    // What is to be looked at is not found under that path.
+    fs::create_dir_all(elsewhere.join("new/deep")).unwrap();
+    let changes = watched.changes();
+    assert_eq!(paths(&changes, Mask::CREATE), [root.join("new")]);
+    let said = changes.iter().find_map(OwnedChange::uncovered).expect("it is said");
+    assert!(said.to_string().contains("its path leads elsewhere"), "{said}");
+    assert_eq!(watched.tree.uncovered().len(), 1);
+    fs::rename(place.join("elsewhere"), place.join("above")).unwrap();
+    watched.tree.retry_uncovered().unwrap();
+    assert_eq!(made(&mut watched), [root.join("new/deep")]);
+    assert!(watched.tree.uncovered().is_empty());
+    assert_watched_exactly(&root);
+}
+
+#[test]
+fn a_renamed_root_is_covered_again_under_its_name_when_another_is_made() {
+    let (_dir, place) = place();
+    let root = place.join("root");
+    fs::create_dir(&root).unwrap();
+    let mut watched = watch(Tree::builder(&root).await_missing_roots(true));
+    fs::rename(&root, place.join("elsewhere")).unwrap();
+    watched.wait_for(|change| change.uncovered().is_some());
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("early"), "").unwrap();
+    watched.wait_for(|change| change.path() == Some(root.join("early")));
+    fs::write(place.join("elsewhere/unheard"), "").unwrap();
+    fs::write(root.join("late"), "").unwrap();
+    assert_eq!(made(&mut watched), [root.join("late")]);
+    assert!(watched.tree.uncovered().is_empty());
+    watched.settle();
+    assert_watched_exactly(&root);
+}
