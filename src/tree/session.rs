@@ -302,6 +302,21 @@ impl Tracker {
         self.say_uncovered(id, error, out);
     }
 
+    /// Gives up a directory, since its watch is needed more for a marker. Any that has none below will do, but no root.
+    pub(super) fn give_up_one(&mut self, out: &mut Out<'_>) {
+        let is_leaf = |&id: &Id| {
+            let node = self.nodes.get(id);
+            node.state == State::Watched && node.parent != NONE && node.first_child == NONE
+        };
+        let Some(id) = self.nodes.all().filter(is_leaf).last() else {
+            return;
+        };
+        let wd = self.nodes.unwatch(id);
+        self.releasing.push_back(wd);
+        self.nodes.get_mut(id).state = State::Uncovered;
+        self.refused(id, "watch directory", libc::ENOSPC, out);
+    }
+
     /// The session's markers have passed: from here on, its findings are as good as any.
     pub(super) fn end_session(&mut self, out: &mut Out<'_>) {
         let left_over = std::mem::take(&mut self.left_over);

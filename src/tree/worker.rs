@@ -81,6 +81,8 @@ pub(super) struct Worker {
     awaiting: Vec<i32>,
     /// The search for the other half of a rename is to end at a marker that has passed.
     unmarked: Vec<Mark>,
+    /// There was no room for the watch that those need.
+    crowded: bool,
     pub(super) opened: bool,
     ended: bool,
 }
@@ -116,6 +118,7 @@ impl Worker {
             delayed: 0,
             awaiting: Vec::new(),
             unmarked: Vec::new(),
+            crowded: false,
             opened: false,
             ended: false,
         }
@@ -390,6 +393,15 @@ impl Worker {
         for mark in std::mem::take(&mut self.unmarked) {
             self.mark(mark);
         }
+        if !self.unmarked.is_empty() && self.crowded && self.tracker.releasing.is_empty() {
+            // Without its marker the session does not end.
+            let mut draft = self.begin();
+            self.tracker.give_up_one(&mut Out {
+                draft: &mut draft,
+                memory: &mut self.memory,
+            });
+            self.hand_on(None, draft);
+        }
         self.shared.marks.mark_again();
         if self.tracker.awaits {
             self.await_missing();
@@ -448,7 +460,8 @@ impl Worker {
     }
 
     fn mark(&mut self, mark: Mark) {
-        if self.shared.marks.set(mark).is_err() {
+        if let Err(error) = self.shared.marks.set(mark) {
+            self.crowded = error.raw_os_error() == Some(libc::ENOSPC);
             self.unmarked.push(mark);
         }
     }

@@ -148,3 +148,29 @@ fn directories_beyond_the_limit_are_covered_when_others_go() {
         },
     );
 }
+
+#[test]
+fn a_limit_that_is_lowered_below_what_is_watched_stops_nothing() {
+    in_namespaces(
+        "limits::a_limit_that_is_lowered_below_what_is_watched_stops_nothing",
+        || {
+            let dir = tempdir().unwrap();
+            let root = dir.path().join("root");
+            let Some((mut watched, _)) = full(&root, 24) else {
+                return;
+            };
+            assert!(watched.tree.uncovered().is_empty());
+            // The watch that a marker gives up is not to be had again.
+            limit(20);
+            let barrier = watched.tree.barrier().unwrap();
+            fs::create_dir(root.join("new")).unwrap();
+            watched.until(barrier);
+            wait_until(|| watched.tree.stats().uncovered > 1);
+            let changes = watched.until_marked();
+            assert!(paths(&changes, Mask::CREATE).contains(&root.join("new")) || !refused(&watched.tree).is_empty());
+            assert!(refused(&watched.tree).contains(&root.join("new")));
+            fs::write(root.join("late"), "").unwrap();
+            assert_eq!(paths(&watched.until_marked(), Mask::CREATE), [root.join("late")]);
+        },
+    );
+}

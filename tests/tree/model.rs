@@ -208,4 +208,14 @@ impl Watched {
         let barrier = self.tree.barrier().expect("a barrier");
         self.until(barrier)
     }
+    /// As [`changes`](Self::changes), where there may be no room for a barrier at first.
+    pub(crate) fn until_marked(&mut self) -> Vec<OwnedChange> {
+        let begun = std::time::Instant::now();
+        loop {
+            match self.tree.barrier() {
+                Ok(barrier) => return self.until(barrier),
+                Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+            }
+        }
+    }
 }
