@@ -12,6 +12,8 @@ mod batch;
 mod builder;
 mod change;
 mod crawl;
+#[cfg(test)]
+mod fed;
 mod files;
 mod marks;
 mod nodes;
@@ -337,10 +339,8 @@ impl Tree {
     /// [`Closed`](ErrorKind::Closed).
     pub fn retry_uncovered(&self) -> Result<()> {
         self.ask("retry uncovered directories", |worker| {
-            let ids: Vec<_> = worker.tracker.uncovered.keys().copied().collect();
-            for id in ids {
-                worker.tracker.look_again(id);
-            }
+            let uncovered = std::mem::take(&mut worker.tracker.uncovered);
+            uncovered.into_keys().for_each(|id| worker.tracker.look_again(id));
         })
     }
 
