@@ -15,6 +15,8 @@ mod crawl;
 #[cfg(test)]
 mod fed;
 mod files;
+mod found;
+mod look;
 mod marks;
 mod nodes;
 mod outlet;

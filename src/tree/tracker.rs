@@ -100,7 +100,7 @@ pub(super) struct Tracker {
     pub(super) pending: Vec<Id>,
     pub(super) doubts: Vec<Doubt>,
     /// Pending directories that the session did not find, or not where they were.
-    pub(super) left_over: Vec<(Id, super::crawl::Outcome)>,
+    pub(super) left_over: Vec<(Id, super::found::Outcome)>,
     pub(super) swaps: Swaps,
     /// Watches that are to be removed, unless they are found on a directory of the tree before.
     pub(super) releasing: VecDeque<i32>,

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use super::ahead::{Ahead, Partner};
 use super::batch::{Draft, Memory, Shelf, TreeBatch};
-use super::crawl::{Counts, Crawl, Job, Manner, crawl};
+use super::crawl::{Counts, Job, Manner, crawl};
+use super::found::Crawl;
 use super::marks::{Mark, Marks, Meaning};
 use super::nodes::State;
 use super::outlet::Outlet;
