@@ -4,6 +4,7 @@
 //! cargo bench --bench tree                       # 10,000 directories
 //! cargo bench --bench tree -- 100000             # as many
 //! cargo bench --bench tree -- 10000 --rounds 9
+//! cargo bench --bench tree -- 100000 --open      # only how long it takes to open one
 //! ```
 //!
 //! Everything is measured in turns in one run, and compared by medians: no machine is quiet, so only ratios mean anything.
@@ -23,6 +24,7 @@ use ringwatch::{Inotify, Mask};
 fn main() {
     let mut directories = 10_000;
     let mut rounds = 5;
+    let mut only_open = false;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -33,6 +35,7 @@ fn main() {
                     .expect("a number of rounds")
             }
             "--test" => (directories, rounds) = (500, 1),
+            "--open" => only_open = true,
             "--bench" => {}
             number => directories = number.parse().expect("a number of directories"),
         }
@@ -44,6 +47,9 @@ fn main() {
     let files = plant(&root, directories);
     println!("{directories} directories with {files} files");
     opening(&root, directories, rounds);
+    if only_open {
+        return;
+    }
     memory(&root, directories, files);
     renaming(&root, rounds);
     events(&root, rounds);

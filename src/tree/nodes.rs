@@ -136,6 +136,24 @@ impl Nodes {
         })
     }
 
+    /// Makes room for so many more at once.
+    pub(super) fn reserve(&mut self, more: usize) {
+        let Self {
+            nodes,
+            names,
+            by_name,
+            by_wd,
+            hasher,
+            ..
+        } = self;
+        by_name.reserve(more, |&id| {
+            let node = &nodes[id as usize];
+            hasher.hash_one((node.parent, names.get(node.name)))
+        });
+        by_wd.reserve(more, |&id| hash_wd(nodes[id as usize].wd));
+        nodes.reserve(more);
+    }
+
     /// A pending directory that was not known. None if there is no room for more.
     pub(super) fn add(&mut self, parent: Id, name: &[u8]) -> Option<Id> {
         let node = Node {

@@ -6,8 +6,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::crawl::{Crawl, Found, Job, Outcome};
+use super::crawl::Job;
 use super::files::UNKNOWN;
+use super::found::{Crawl, Found, Outcome};
 use super::nodes::{ALIAS, CONFIRMED, ENDED, Id, LINK, LISTED, NONE, SINGLES, State};
 use super::tracker::{Answer, Out, Tracker};
 use crate::error::{Error, ErrorKind};
@@ -166,6 +167,9 @@ impl Tracker {
     /// Takes in what was found, and reports it: parents before children. `spare` is called between directories.
     pub(super) fn take_in(&mut self, crawl: &Crawl, out: &mut Out<'_>, mut spare: impl FnMut(&mut Out<'_>)) {
         let mut ids = vec![NONE; crawl.len()];
+        if self.nodes.watched() == 0 {
+            self.nodes.reserve(crawl.len());
+        }
         for number in 0..crawl.len() {
             self.take_one(crawl, number, &mut ids, out);
             spare(out);

@@ -12,16 +12,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use super::batch::{Draft, Extra, Memory};
 use super::crawl::Manner;
 use super::files::{Files, UNKNOWN};
-use super::nodes::{ALIAS, CONFIRMED, ENDED, Id, LINK, LISTED, NONE, Nodes, SINGLES, State};
+use super::nodes::{CONFIRMED, ENDED, Id, LINK, NONE, Nodes, SINGLES, State};
 use super::roots::Root;
-use super::swaps::{Spot, Swaps};
+use super::swaps::Swaps;
 use crate::decode::Record;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::mask::Mask;
 
 /// One record, and where it is.
@@ -33,11 +32,11 @@ pub(super) struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn name(&self) -> &'a [u8] {
+    pub(super) fn name(&self) -> &'a [u8] {
         self.record.name().map_or(b"", OsStr::as_bytes)
     }
 
-    fn is_dir(&self) -> bool {
+    pub(super) fn is_dir(&self) -> bool {
         self.record.mask.is_dir()
     }
 }
@@ -100,7 +99,7 @@ pub(super) struct Tracker {
     pub(super) pending: Vec<Id>,
     pub(super) doubts: Vec<Doubt>,
     /// Pending directories that the session did not find, or not where they were.
-    pub(super) left_over: Vec<(Id, super::crawl::Outcome)>,
+    pub(super) left_over: Vec<(Id, super::found::Outcome)>,
     pub(super) swaps: Swaps,
     /// Watches that are to be removed, unless they are found on a directory of the tree before.
     pub(super) releasing: VecDeque<i32>,
@@ -161,11 +160,11 @@ impl Tracker {
     }
 
     /// Whether a file that is not known to be in it is not in it.
-    fn knows_names(&self, dir: Id) -> bool {
+    pub(super) fn knows_names(&self, dir: Id) -> bool {
         self.keeps_files || self.names_known && self.is_fresh(dir)
     }
 
-    fn wants(&self, mask: Mask) -> bool {
+    pub(super) fn wants(&self, mask: Mask) -> bool {
         !self.silent && mask.intersects(self.wanted)
     }
 
@@ -203,29 +202,8 @@ impl Tracker {
         }
     }
 
-    /// The permissions of a directory are others now: perhaps it can be covered, or what is below it.
-    fn try_forbidden(&mut self, top: Id) {
-        let forbidden = |(&id, error): (&Id, &Error)| (error.kind() == ErrorKind::PermissionDenied).then_some(id);
-        let all: Vec<_> = self.uncovered.iter().filter_map(forbidden).collect();
-        let below = all.into_iter().filter(|&id| self.is_below(id, top));
-        below.collect::<Vec<_>>().into_iter().for_each(|id| self.look_again(id));
-    }
-
-    /// Watches have ended: as many directories are tried again for which there was no room.
-    pub(super) fn use_what_was_freed(&mut self) {
-        let freed = std::mem::take(&mut self.freed);
-        if freed == 0 || self.uncovered.is_empty() {
-            return;
-        }
-        let refused = |(&id, error): (&Id, &Error)| (error.kind() == ErrorKind::WatchLimit).then_some(id);
-        let mut refused: Vec<_> = self.uncovered.iter().filter_map(refused).collect();
-        // The oldest first, which are often those with most below.
-        refused.sort_unstable();
-        refused.into_iter().take(freed).for_each(|id| self.look_again(id));
-    }
-
     /// An entry of a directory that is watched for some only.
-    fn about_single(&mut self, seen: Seen<'_>, dir: Id, out: &mut Out<'_>) {
+    pub(super) fn about_single(&mut self, seen: Seen<'_>, dir: Id, out: &mut Out<'_>) {
         if self.is_single(dir, seen.name()) {
             let moved_out = seen.record.mask.contains(Mask::MOVED_FROM);
             self.emit(
@@ -240,190 +218,6 @@ impl Tracker {
         }
     }
 
-    /// A `MOVED_FROM` whose other half is not in the tree.
-    pub(super) fn moved_out(&mut self, seen: Seen<'_>, out: &mut Out<'_>) {
-        if let Some(dir) = self.nodes.by_wd(seen.record.wd)
-            && !self.shadow
-        {
-            if self.nodes.get(dir).flags & SINGLES != 0 {
-                return self.about_single(seen, dir, out);
-            }
-            self.changed = true;
-            let swap = self.swaps.came_to(Spot::new(dir, seen.name()), seen.record.cookie);
-            self.removed(seen, dir, out);
-            if swap.is_some() || self.is_fresh(dir) {
-                // In and out again, or exchanged with something outside; in a directory that was not watched before, the
-                // first half of that was not seen.
-                self.open_doubt(dir, seen.name());
-            }
-        }
-    }
-
-    /// A `MOVED_TO` whose other half is not in the tree.
-    pub(super) fn moved_in(&mut self, seen: Seen<'_>, out: &mut Out<'_>) {
-        if let Some(dir) = self.nodes.by_wd(seen.record.wd)
-            && !self.shadow
-        {
-            if self.nodes.get(dir).flags & SINGLES != 0 {
-                return self.about_single(seen, dir, out);
-            }
-            self.changed = true;
-            let target = Spot::new(dir, seen.name());
-            self.swaps.note(None, target, seen.record.cookie, seen.is_dir(), true);
-            self.appeared(seen, dir, out);
-        }
-    }
-
-    /// Both halves of a rename.
-    pub(super) fn renamed(&mut self, from: Seen<'_>, to: Seen<'_>, out: &mut Out<'_>) {
-        let fresh = self.nodes.by_wd(from.record.wd).is_some_and(|old| self.is_fresh(old));
-        self.both_moved(from, to, out);
-        // If the watch was made just between the halves of an exchange, this is the second, and the first was not seen.
-        if fresh
-            && !self.shadow
-            && let Some(old) = self.nodes.by_wd(from.record.wd)
-            && self.nodes.child(old, from.name()).is_none()
-            && !self.files.contains(old, from.name())
-        {
-            self.open_doubt(old, from.name());
-        }
-    }
-
-    fn both_moved(&mut self, from: Seen<'_>, to: Seen<'_>, out: &mut Out<'_>) {
-        let dirs = (self.nodes.by_wd(from.record.wd), self.nodes.by_wd(to.record.wd));
-        let whole = |dir: &Id| self.nodes.get(*dir).flags & SINGLES == 0;
-        let (Some(old), Some(new)) = (dirs.0.filter(whole), dirs.1.filter(whole)) else {
-            self.moved_out(from, out);
-            return self.moved_in(to, out);
-        };
-        if self.shadow {
-            return;
-        }
-        self.changed = true;
-        let is_dir = to.is_dir();
-        let (source, target) = (Spot::new(old, from.name()), Spot::new(new, to.name()));
-        let unsure = self.is_fresh(old) || self.is_fresh(new);
-        let victim = unsure || self.nodes.child(new, to.name()).is_some() || self.doubt(new, to.name()).is_some();
-        let cookie = to.record.cookie;
-        let back = self.swaps.came_to(source, cookie);
-        // What came from a third place has nothing to do with this.
-        let back = back.filter(|first| first.source.is_none_or(|place| place == target));
-        self.swaps.note(Some(source), target, cookie, is_dir, victim);
-        let node = self.nodes.child(old, from.name());
-        match back {
-            Some(first) if unsure || first.source.is_none() || is_dir && first.is_dir && first.victim => {
-                // Perhaps two directories were exchanged, or the first was put over an empty one and came back.
-                self.torn(from, to, out);
-                if let Some(old) = self.nodes.by_wd(from.record.wd) {
-                    self.open_doubt(old, from.name());
-                }
-                return;
-            }
-            Some(first) if first.is_dir != is_dir && node.is_some() != is_dir => {
-                // A file and a directory were exchanged: the first, of the other kind, has stayed where it went. If it is
-                // not known to be there, it is nothing.
-                self.settle_doubt(old, from.name());
-                return self.appeared(to, new, out);
-            }
-            _ => {}
-        }
-        match node {
-            _ if self.replaces_above(old, new, to.name()) => self.torn(from, to, out),
-            Some(node) if self.moves(node, is_dir) => self.relink(node, (from, old), (to, new), out),
-            None if !is_dir => {
-                self.file_renamed((from, old), (to, new), out);
-                if back.is_some() {
-                    // Two files exchanged, or one back and forth.
-                    self.open_doubt(old, from.name());
-                }
-            }
-            _ => self.torn(from, to, out),
-        }
-    }
-
-    /// Takes the halves of a rename each for itself. What goes may hold, as far as is known, the place where it comes to;
-    /// then what is known is late, and the rest is told by what follows.
-    fn torn(&mut self, from: Seen<'_>, to: Seen<'_>, out: &mut Out<'_>) {
-        self.stirred = true;
-        if let Some(old) = self.nodes.by_wd(from.record.wd) {
-            self.removed(from, old, out);
-        }
-        if let Some(new) = self.nodes.by_wd(to.record.wd) {
-            self.appeared(to, new, out);
-        }
-    }
-
-    /// Whether an entry that is replaced holds, as far as is known, the directory that the other comes from.
-    fn replaces_above(&self, old: Id, new: Id, name: &[u8]) -> bool {
-        self.nodes
-            .child(new, name)
-            .is_some_and(|victim| self.is_below(old, victim))
-    }
-
-    /// Whether this node is what an event says has moved.
-    fn moves(&self, node: Id, is_dir: bool) -> bool {
-        let link = self.nodes.get(node).flags & LINK != 0;
-        !self.is_fresh(node) && is_dir != link
-    }
-
-    fn file_renamed(&mut self, (from, old): (Seen<'_>, Id), (to, new): (Seen<'_>, Id), out: &mut Out<'_>) {
-        let known = self.files.remove(&mut self.nodes, old, from.name());
-        let absent = self
-            .settle_doubt(old, from.name())
-            .is_some_and(|answer| answer != Answer::Present);
-        if absent || known.is_none() && self.knows_names(old) {
-            return self.appeared(to, new, out);
-        }
-        let answer = self.settle_doubt(new, to.name());
-        let reported = answer == Some(Answer::Present) || self.is_fresh(new) && self.files.contains(new, to.name());
-        if reported && self.nodes.child(new, to.name()).is_none() {
-            // The session has seen and reported it here.
-            let extra = Extra {
-                moved_out: true,
-                ..Extra::default()
-            };
-            return self.emit(from, old, extra, out);
-        }
-        if let Some(victim) = self.nodes.child(new, to.name()) {
-            self.drop_subtree(victim);
-        }
-        if self.knows_names(new) {
-            self.files
-                .put(&mut self.nodes, new, to.name(), known.unwrap_or(UNKNOWN));
-        }
-        self.emit_pair((from, old), (to, new), out);
-        if self.manner.follow_links {
-            self.add(new, to.name(), true);
-        }
-    }
-
-    fn relink(&mut self, node: Id, (from, old): (Seen<'_>, Id), (to, new): (Seen<'_>, Id), out: &mut Out<'_>) {
-        if self.nodes.root(node) == node || self.is_below(new, node) {
-            // No rename does that: the tree is not what it seemed.
-            return self.torn(from, to, out);
-        }
-        let was_wanted = self.nodes.get(node).state != State::Filtered;
-        if was_wanted && !self.is_wanted(new, to.name()) {
-            return self.torn(from, to, out);
-        }
-        if let Some(victim) = self.nodes.child(new, to.name())
-            && victim != node
-        {
-            self.drop_subtree(victim);
-        }
-        self.settle_doubt(new, to.name());
-        self.files.remove(&mut self.nodes, new, to.name());
-        if let Some(known) = self.files.remove(&mut self.nodes, old, from.name()) {
-            self.files.put(&mut self.nodes, new, to.name(), known);
-        }
-        self.emit_pair_around((from, old), (to, new), out, |tracker| {
-            tracker.nodes.relink(node, new, to.name());
-        });
-        if self.manner.filter.is_some() {
-            self.refilter(node, out);
-        }
-    }
-
     pub(super) fn is_below(&self, mut id: Id, above: Id) -> bool {
         while id != NONE {
             if id == above {
@@ -432,32 +226,6 @@ impl Tracker {
             id = self.nodes.get(id).parent;
         }
         false
-    }
-
-    fn emit_pair(&mut self, from: (Seen<'_>, Id), to: (Seen<'_>, Id), out: &mut Out<'_>) {
-        self.emit_pair_around(from, to, out, |_| {});
-    }
-
-    /// Reports both halves of a rename, each with the paths of its side of it.
-    fn emit_pair_around(
-        &mut self,
-        (from, old): (Seen<'_>, Id),
-        (to, new): (Seen<'_>, Id),
-        out: &mut Out<'_>,
-        rename: impl FnOnce(&mut Self),
-    ) {
-        let reported = self.wants(Mask::MOVED_TO);
-        self.emit(from, old, Extra::default(), out);
-        let before = reported.then(|| {
-            let dir = out.draft.dir(&mut self.nodes, out.memory, old);
-            out.draft.path(dir, from.name())
-        });
-        rename(self);
-        let extra = Extra {
-            from: before,
-            ..Extra::default()
-        };
-        self.emit(to, new, extra, out);
     }
 
     fn created(&mut self, seen: Seen<'_>, dir: Id, out: &mut Out<'_>) {
@@ -475,7 +243,7 @@ impl Tracker {
     }
 
     /// An entry is there now that was not, or was another.
-    fn appeared(&mut self, seen: Seen<'_>, dir: Id, out: &mut Out<'_>) {
+    pub(super) fn appeared(&mut self, seen: Seen<'_>, dir: Id, out: &mut Out<'_>) {
         let name = seen.name();
         let answer = self.settle_doubt(dir, name);
         let known = self.nodes.child(dir, name);
@@ -519,7 +287,7 @@ impl Tracker {
     }
 
     /// An entry is not there any more.
-    fn removed(&mut self, seen: Seen<'_>, dir: Id, out: &mut Out<'_>) {
+    pub(super) fn removed(&mut self, seen: Seen<'_>, dir: Id, out: &mut Out<'_>) {
         let name = seen.name();
         let absent = self
             .settle_doubt(dir, name)
@@ -572,40 +340,6 @@ impl Tracker {
         }
     }
 
-    /// A root is not where it was.
-    pub(super) fn root_gone(&mut self, root: Id, why: &'static str, out: &mut Out<'_>) {
-        self.changed = true;
-        let wd = self.nodes.unwatch(root);
-        if wd != 0 {
-            self.releasing.push_back(wd);
-        }
-        self.drop_below(root);
-        let path = self.nodes.path(root);
-        let error = Error::text(ErrorKind::NotFound, "watch root", why)
-            .at(Path::new(OsStr::from_bytes(&path)))
-            .mended_by("add it again, or let missing roots be awaited");
-        self.nodes.get_mut(root).state = State::Uncovered;
-        self.say_uncovered(root, error, out);
-        let awaits = self.awaits;
-        for known in self.roots.iter_mut().filter(|known| known.node == root) {
-            known.awaited = awaits;
-        }
-    }
-
-    /// A directory lost its watch and nobody said why: it is taken for another.
-    pub(super) fn unsettle(&mut self, dir: Id, out: &mut Out<'_>) {
-        let wd = self.nodes.unwatch(dir);
-        if wd != 0 {
-            self.releasing.push_back(wd);
-        }
-        self.drop_below(dir);
-        let (parent, name) = (self.nodes.get(dir).parent, self.nodes.name(dir).to_vec());
-        self.report(parent, &name, Mask::DELETE | Mask::ISDIR, out);
-        self.report(parent, &name, Mask::CREATE | Mask::ISDIR, out);
-        self.nodes.get_mut(dir).session = 0;
-        self.look_again(dir);
-    }
-
     /// Reports a record, if it is wanted.
     pub(super) fn emit(&mut self, seen: Seen<'_>, dir: Id, extra: Extra, out: &mut Out<'_>) {
         let Record { mask, cookie, .. } = seen.record;
@@ -639,24 +373,8 @@ impl Tracker {
         }
     }
 
-    pub(super) fn say_uncovered(&mut self, id: Id, error: Error, out: &mut Out<'_>) {
-        let before = self.uncovered.insert(id, error.clone());
-        let is_new = before.is_none_or(|before| before.kind() != error.kind());
-        if !self.silent && is_new {
-            let parent = self.nodes.get(id).parent;
-            let name = self.nodes.name(id).to_vec();
-            let (dir, name) = if parent == NONE {
-                (id, Vec::new())
-            } else {
-                (parent, name)
-            };
-            let dir = out.draft.dir(&mut self.nodes, out.memory, dir);
-            out.draft.error(Some(dir), &name, Mask::ISDIR, error);
-        }
-    }
-
     /// A directory is known from now on, and to be looked at if it is wanted.
-    fn add(&mut self, dir: Id, name: &[u8], link: bool) {
+    pub(super) fn add(&mut self, dir: Id, name: &[u8], link: bool) {
         let wanted = self.is_wanted(dir, name);
         let Some(id) = self.nodes.add(dir, name) else { return };
         if link {
@@ -668,21 +386,6 @@ impl Tracker {
         }
     }
 
-    /// What was said of it stands until this was done.
-    pub(super) fn look_again(&mut self, id: Id) {
-        let wd = self.nodes.unwatch(id);
-        if wd != 0 {
-            // It could not be listed, and what is watched is not listed again.
-            self.releasing.push_back(wd);
-        }
-        let node = self.nodes.get_mut(id);
-        node.state = State::Pending;
-        if node.flags & LISTED == 0 {
-            node.flags = (node.flags | LISTED) & !ALIAS;
-            self.pending.push(id);
-        }
-    }
-
     pub(super) fn doubt(&self, dir: Id, name: &[u8]) -> Option<usize> {
         self.doubts
             .iter()
@@ -690,62 +393,19 @@ impl Tracker {
     }
 
     /// Whether a name is taken is to be looked at.
-    fn open_doubt(&mut self, dir: Id, name: &[u8]) {
+    pub(super) fn open_doubt(&mut self, dir: Id, name: &[u8]) {
         self.settle_doubt(dir, name);
         let (name, answer) = (name.into(), Answer::Open);
         self.doubts.push(Doubt { dir, name, answer });
     }
 
     /// An event says how it is. Answers what was known before, if it was in doubt.
-    fn settle_doubt(&mut self, dir: Id, name: &[u8]) -> Option<Answer> {
+    pub(super) fn settle_doubt(&mut self, dir: Id, name: &[u8]) -> Option<Answer> {
         if self.doubts.is_empty() {
             return None;
         }
         let place = self.doubt(dir, name)?;
         Some(self.doubts.swap_remove(place).answer)
-    }
-
-    /// The path of an entry below its root.
-    pub(super) fn relative(&mut self, dir: Id, name: &[u8]) -> Vec<u8> {
-        let mut path = Vec::new();
-        let root = self.nodes.write_path(dir, &mut path);
-        if !name.is_empty() {
-            path.push(b'/');
-            path.extend(name);
-        }
-        let below = &path[root.min(path.len())..];
-        let slashes = below.iter().take_while(|&&byte| byte == b'/').count();
-        below[slashes..].to_vec()
-    }
-
-    pub(super) fn is_wanted(&mut self, dir: Id, name: &[u8]) -> bool {
-        let Some(filter) = self.manner.filter.clone() else {
-            return true;
-        };
-        let relative = self.relative(dir, name);
-        filter(Path::new(OsStr::from_bytes(&relative)))
-    }
-
-    /// Asks the filter again for all below a directory, whose paths are others now.
-    pub(super) fn refilter(&mut self, top: Id, out: &mut Out<'_>) {
-        let mut stack = vec![top];
-        while let Some(id) = stack.pop() {
-            let parent = self.nodes.get(id).parent;
-            if parent != NONE {
-                let name = self.nodes.name(id).to_vec();
-                let wanted = self.is_wanted(parent, &name);
-                let was_wanted = self.nodes.get(id).state != State::Filtered;
-                if wanted && !was_wanted {
-                    self.look_again(id);
-                } else if !wanted && was_wanted {
-                    self.unsettle(id, out);
-                    self.nodes.get_mut(id).state = State::Filtered;
-                    self.uncovered.remove(&id);
-                    continue;
-                }
-            }
-            stack.extend(self.nodes.children(id));
-        }
     }
 
     /// Forgets a directory and all below, and lets their watches go.

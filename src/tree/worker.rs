@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::ahead::{Ahead, Partner};
 use super::batch::{Draft, Memory, Shelf, TreeBatch};
-use super::crawl::{Counts, Crawl, Job, Manner, crawl};
+use super::crawl::{Counts, Manner};
 use super::marks::{Mark, Marks, Meaning};
 use super::nodes::State;
 use super::outlet::Outlet;
@@ -25,7 +25,6 @@ use crate::decode::{Record, Records};
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 use crate::queue::{Taken, add};
-use crate::sys::dir::Dir;
 use crate::sys::inotify::InotifyFd;
 use crate::sys::pool::Buffer;
 
@@ -64,41 +63,38 @@ impl Wake for Unpark {
 
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
-    inotify: Arc<InotifyFd>,
+    pub(super) inotify: Arc<InotifyFd>,
     pub(super) tracker: Tracker,
-    manner: Manner,
+    pub(super) manner: Manner,
     /// After a loss, what it did is to be found and reported.
-    compares: bool,
-    ahead: Ahead,
-    shelf: Arc<Shelf>,
-    memory: Memory,
-    waker: Waker,
-    thread: Thread,
-    barriers: Vec<HeldBarrier>,
+    pub(super) compares: bool,
+    pub(super) ahead: Ahead,
+    pub(super) shelf: Arc<Shelf>,
+    pub(super) memory: Memory,
+    pub(super) waker: Waker,
+    pub(super) thread: Thread,
+    pub(super) barriers: Vec<HeldBarrier>,
     /// Buffers that were worked on since there was something to look at.
-    delayed: usize,
+    pub(super) delayed: usize,
     /// Watches of directories in which missing roots may appear.
-    awaiting: Vec<i32>,
+    pub(super) awaiting: Vec<i32>,
     /// The search for the other half of a rename is to end at a marker that has passed.
-    unmarked: Vec<Mark>,
+    pub(super) unmarked: Vec<Mark>,
     /// There was no room for the watch that those need.
-    crowded: bool,
+    pub(super) crowded: bool,
     pub(super) opened: bool,
-    ended: bool,
+    pub(super) ended: bool,
 }
 
 /// A barrier that has arrived, and sessions that must end before it is delivered.
-struct HeldBarrier {
+pub(super) struct HeldBarrier {
     number: u64,
     overtaken: bool,
-    sessions: usize,
+    pub(super) sessions: usize,
 }
 
 /// Buffers that are worked on before a session, if there is no pause.
 const MOST_DELAYED: usize = 4;
-
-/// Bytes of a batch of what was found by looking.
-const SCAN_BATCH: usize = 64 * 1024;
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, inotify: Arc<InotifyFd>, tracker: Tracker, compares: bool) -> Self {
@@ -193,12 +189,12 @@ impl Worker {
         }
     }
 
-    fn begin(&mut self) -> Draft {
+    pub(super) fn begin(&mut self) -> Draft {
         self.memory.forget();
         self.shelf.take()
     }
 
-    fn hand_on(&mut self, buffer: Option<&Arc<Buffer>>, draft: Draft) {
+    pub(super) fn hand_on(&mut self, buffer: Option<&Arc<Buffer>>, draft: Draft) {
         // Whoever takes the batch finds figures that are not older.
         self.publish();
         let core = &self.shared.core;
@@ -388,212 +384,6 @@ impl Worker {
         }
     }
 
-    /// There is nothing to work on: time to look at what is new, and to let go. Answers whether something was done.
-    fn look_around(&mut self) -> bool {
-        for mark in std::mem::take(&mut self.unmarked) {
-            self.mark(mark);
-        }
-        if !self.unmarked.is_empty() && self.crowded && self.tracker.releasing.is_empty() {
-            // Without its marker the session does not end.
-            let mut draft = self.begin();
-            self.tracker.give_up_one(&mut Out {
-                draft: &mut draft,
-                memory: &mut self.memory,
-            });
-            self.hand_on(None, draft);
-        }
-        self.shared.marks.mark_again();
-        if self.tracker.awaits {
-            self.await_missing();
-        }
-        if self.tracker.releasing.is_empty() {
-            self.tracker.use_what_was_freed();
-        }
-        if self.tracker.session == 0 && self.tracker.has_work() {
-            self.session();
-            return true;
-        }
-        self.release()
-    }
-
-    /// Has the directory watched in which a missing root may appear. The kernel's queue wakes us when something does.
-    fn await_missing(&mut self) {
-        if !self.tracker.look_for_missing() {
-            let idle = std::mem::take(&mut self.awaiting);
-            return self.tracker.releasing.extend(idle);
-        }
-        let mask = Mask::MASK_ADD | Mask::ONLYDIR | Mask::CREATE | Mask::MOVED_TO | Mask::DELETE_SELF | Mask::MOVE_SELF;
-        let missing = self.tracker.roots.iter().filter(|root| root.awaited);
-        let above = missing.filter_map(|root| {
-            let path = Path::new(OsStr::from_bytes(&root.path));
-            let dirs = path.ancestors().skip(1);
-            let found = dirs.filter_map(|dir| {
-                let dir = if dir.as_os_str().is_empty() {
-                    Path::new(".")
-                } else {
-                    dir
-                };
-                let dir = Dir::find(dir.as_os_str().as_bytes()).ok()?;
-                dir.watch(&self.inotify, mask).ok()
-            });
-            found.into_iter().next()
-        });
-        let above: Vec<_> = above.filter(|&wd| self.tracker.nodes.by_wd(wd).is_none()).collect();
-        let before = std::mem::replace(&mut self.awaiting, above);
-        let idle = before.into_iter().filter(|wd| !self.awaiting.contains(wd));
-        self.tracker.releasing.extend(idle);
-        // It may have appeared before it was waited for.
-        self.tracker.look_for_missing();
-    }
-
-    pub(super) fn refilter(&mut self) {
-        let mut draft = self.begin();
-        let roots: Vec<_> = self.tracker.roots.iter().map(|root| root.node).collect();
-        for root in roots {
-            let out = &mut Out {
-                draft: &mut draft,
-                memory: &mut self.memory,
-            };
-            self.tracker.refilter(root, out);
-        }
-        self.hand_on(None, draft);
-    }
-
-    fn mark(&mut self, mark: Mark) {
-        if let Err(error) = self.shared.marks.set(mark) {
-            self.crowded = error.raw_os_error() == Some(libc::ENOSPC);
-            self.unmarked.push(mark);
-        }
-    }
-
-    /// Removes some of the watches that nobody needs. Answers whether there were any.
-    fn release(&mut self) -> bool {
-        const AT_ONCE: usize = 256;
-        let some = self.tracker.releasing.len().min(AT_ONCE);
-        self.tracker.freed += some;
-        for wd in self.tracker.releasing.drain(..some) {
-            if self.tracker.nodes.by_wd(wd).is_none() && !self.awaiting.contains(&wd) {
-                // It may have ended by itself.
-                let _ = self.inotify.rm_watch(wd);
-            }
-        }
-        if self.tracker.releasing.is_empty() {
-            self.tracker.releasing.shrink_to(AT_ONCE);
-        }
-        some > 0
-    }
-
-    /// Looks at all that is to be looked at.
-    fn session(&mut self) {
-        self.delayed = 0;
-        let reports = !self.tracker.silent;
-        self.tracker.begin_session(reports || self.compares);
-        let jobs = self.tracker.jobs();
-        let probes = self.tracker.probes();
-        let manner = Manner {
-            names: reports || self.compares,
-            fingerprints: self.compares,
-            ..self.manner.clone()
-        };
-        let found = self.crawl(jobs, &manner, false);
-        let mut draft = self.begin();
-        for probe in probes {
-            let looked = Dir::find(&probe.path).and_then(|dir| Ok((dir.identity()? == probe.identity, dir)));
-            let out = &mut Out {
-                draft: &mut draft,
-                memory: &mut self.memory,
-            };
-            match looked {
-                Ok((true, dir)) => {
-                    let kind = dir.status_of(&probe.name).map(|status| status.kind).ok();
-                    self.tracker.probed(&probe, kind, out);
-                }
-                _ => self.tracker.probe_lost(&probe),
-            }
-        }
-        self.take_in(&found, &mut draft, false);
-        self.hand_on(None, draft);
-        self.mark(Mark::Session);
-        if reports {
-            // Whatever comes is reported, so there is no need to wait for a certain place; and nobody takes it before.
-            self.opened = true;
-        }
-    }
-
-    fn crawl(&mut self, jobs: Vec<Job>, manner: &Manner, all: bool) -> Crawl {
-        add_one(&self.shared.figures.sessions);
-        let nodes = &self.tracker.nodes;
-        let known = |wd| !all && nodes.by_wd(wd).is_some();
-        crawl(jobs, manner, &self.inotify, &self.shared.counts, &known)
-    }
-
-    /// Makes what was found part of the tree, and hands on what is reported of it in batches of a reasonable size.
-    fn take_in(&mut self, found: &Crawl, draft: &mut Draft, recovery: bool) {
-        let Self {
-            shared,
-            shelf,
-            tracker,
-            memory,
-            ..
-        } = self;
-        let instance = shared.core.instance;
-        let counters = &shared.core.feed.counters;
-        let spare = |out: &mut Out<'_>| {
-            if out.draft.text_len() > SCAN_BATCH {
-                let full = std::mem::replace(out.draft, shelf.take());
-                out.memory.forget();
-                let batch = TreeBatch::new(None, full, shelf, instance);
-                add(&counters.batches, 1);
-                add(&counters.events, batch.len() as u64);
-                shared.outlet.push(Ok(batch));
-            }
-        };
-        let out = &mut Out { draft, memory };
-        match recovery {
-            true => tracker.recover(found, out, spare),
-            false => tracker.take_in(found, out, spare),
-        }
-    }
-
-    /// Events were lost here. Everything is looked at before the loss is reported, so that whoever looks then misses
-    /// nothing that the watches do not tell.
-    fn overflowed(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
-        self.shared.marks.overflowed();
-        self.unmarked.clear();
-        if !self.tracker.silent {
-            draft.overflow();
-        }
-        add(&self.shared.core.feed.counters.overflows, 1);
-        let jobs = self.tracker.begin_recovery();
-        self.delayed = 0;
-        // The kernel says only once that it lost events, as long as that was not read. So what was queued until now may
-        // have gaps, and is older than what is looked at from now on.
-        if self.shared.marks.set(Mark::Light).is_err() {
-            self.tracker.shadow = false;
-        }
-        let manner = Manner {
-            names: self.compares,
-            fingerprints: self.compares,
-            ..self.manner.clone()
-        };
-        let found = self.crawl(jobs, &manner, true);
-        let next = self.shelf.take();
-        self.memory.forget();
-        let so_far = std::mem::replace(draft, next);
-        self.hand_on(Some(buffer), so_far);
-        self.tracker.blind = !self.compares;
-        self.take_in(&found, draft, true);
-        self.tracker.blind = false;
-        self.mark(Mark::Session);
-        for held in &mut self.barriers {
-            held.sessions = held.sessions.max(1);
-        }
-        let next = self.shelf.take();
-        self.memory.forget();
-        let found = std::mem::replace(draft, next);
-        self.hand_on(None, found);
-    }
-
     /// Says how things stand, for whoever asks.
     pub(super) fn publish(&mut self) {
         let figures = &self.shared.figures;
@@ -648,7 +438,7 @@ impl Worker {
     }
 }
 
-fn add_one(figure: &AtomicUsize) {
+pub(super) fn add_one(figure: &AtomicUsize) {
     figure.fetch_add(1, Ordering::Relaxed);
 }
 

@@ -1,0 +1,141 @@
+//! What is covered and what is not: by the filter, for lack of room or permission, or because it is gone.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::nodes::{ALIAS, Id, LISTED, NONE, State};
+use super::tracker::{Out, Tracker};
+use crate::error::{Error, ErrorKind};
+use crate::mask::Mask;
+
+impl Tracker {
+    /// What was said of it stands until this was done.
+    pub(super) fn look_again(&mut self, id: Id) {
+        let wd = self.nodes.unwatch(id);
+        if wd != 0 {
+            // It could not be listed, and what is watched is not listed again.
+            self.releasing.push_back(wd);
+        }
+        let node = self.nodes.get_mut(id);
+        node.state = State::Pending;
+        if node.flags & LISTED == 0 {
+            node.flags = (node.flags | LISTED) & !ALIAS;
+            self.pending.push(id);
+        }
+    }
+
+    /// The permissions of a directory are others now: perhaps it can be covered, or what is below it.
+    pub(super) fn try_forbidden(&mut self, top: Id) {
+        let forbidden = |(&id, error): (&Id, &Error)| (error.kind() == ErrorKind::PermissionDenied).then_some(id);
+        let all: Vec<_> = self.uncovered.iter().filter_map(forbidden).collect();
+        let below = all.into_iter().filter(|&id| self.is_below(id, top));
+        below.collect::<Vec<_>>().into_iter().for_each(|id| self.look_again(id));
+    }
+
+    /// Watches have ended: as many directories are tried again for which there was no room.
+    pub(super) fn use_what_was_freed(&mut self) {
+        let freed = std::mem::take(&mut self.freed);
+        if freed == 0 || self.uncovered.is_empty() {
+            return;
+        }
+        let refused = |(&id, error): (&Id, &Error)| (error.kind() == ErrorKind::WatchLimit).then_some(id);
+        let mut refused: Vec<_> = self.uncovered.iter().filter_map(refused).collect();
+        // The oldest first, which are often those with most below.
+        refused.sort_unstable();
+        refused.into_iter().take(freed).for_each(|id| self.look_again(id));
+    }
+
+    /// A root is not where it was.
+    pub(super) fn root_gone(&mut self, root: Id, why: &'static str, out: &mut Out<'_>) {
+        self.changed = true;
+        let wd = self.nodes.unwatch(root);
+        if wd != 0 {
+            self.releasing.push_back(wd);
+        }
+        self.drop_below(root);
+        let path = self.nodes.path(root);
+        let error = Error::text(ErrorKind::NotFound, "watch root", why)
+            .at(Path::new(OsStr::from_bytes(&path)))
+            .mended_by("add it again, or let missing roots be awaited");
+        self.nodes.get_mut(root).state = State::Uncovered;
+        self.say_uncovered(root, error, out);
+        let awaits = self.awaits;
+        for known in self.roots.iter_mut().filter(|known| known.node == root) {
+            known.awaited = awaits;
+        }
+    }
+
+    /// A directory lost its watch and nobody said why: it is taken for another.
+    pub(super) fn unsettle(&mut self, dir: Id, out: &mut Out<'_>) {
+        let wd = self.nodes.unwatch(dir);
+        if wd != 0 {
+            self.releasing.push_back(wd);
+        }
+        self.drop_below(dir);
+        let (parent, name) = (self.nodes.get(dir).parent, self.nodes.name(dir).to_vec());
+        self.report(parent, &name, Mask::DELETE | Mask::ISDIR, out);
+        self.report(parent, &name, Mask::CREATE | Mask::ISDIR, out);
+        self.nodes.get_mut(dir).session = 0;
+        self.look_again(dir);
+    }
+
+    pub(super) fn say_uncovered(&mut self, id: Id, error: Error, out: &mut Out<'_>) {
+        let before = self.uncovered.insert(id, error.clone());
+        let is_new = before.is_none_or(|before| before.kind() != error.kind());
+        if !self.silent && is_new {
+            let parent = self.nodes.get(id).parent;
+            let name = self.nodes.name(id).to_vec();
+            let (dir, name) = if parent == NONE {
+                (id, Vec::new())
+            } else {
+                (parent, name)
+            };
+            let dir = out.draft.dir(&mut self.nodes, out.memory, dir);
+            out.draft.error(Some(dir), &name, Mask::ISDIR, error);
+        }
+    }
+
+    /// The path of an entry below its root.
+    pub(super) fn relative(&mut self, dir: Id, name: &[u8]) -> Vec<u8> {
+        let mut path = Vec::new();
+        let root = self.nodes.write_path(dir, &mut path);
+        if !name.is_empty() {
+            path.push(b'/');
+            path.extend(name);
+        }
+        let below = &path[root.min(path.len())..];
+        let slashes = below.iter().take_while(|&&byte| byte == b'/').count();
+        below[slashes..].to_vec()
+    }
+
+    pub(super) fn is_wanted(&mut self, dir: Id, name: &[u8]) -> bool {
+        let Some(filter) = self.manner.filter.clone() else {
+            return true;
+        };
+        let relative = self.relative(dir, name);
+        filter(Path::new(OsStr::from_bytes(&relative)))
+    }
+
+    /// Asks the filter again for all below a directory, whose paths are others now.
+    pub(super) fn refilter(&mut self, top: Id, out: &mut Out<'_>) {
+        let mut stack = vec![top];
+        while let Some(id) = stack.pop() {
+            let parent = self.nodes.get(id).parent;
+            if parent != NONE {
+                let name = self.nodes.name(id).to_vec();
+                let wanted = self.is_wanted(parent, &name);
+                let was_wanted = self.nodes.get(id).state != State::Filtered;
+                if wanted && !was_wanted {
+                    self.look_again(id);
+                } else if !wanted && was_wanted {
+                    self.unsettle(id, out);
+                    self.nodes.get_mut(id).state = State::Filtered;
+                    self.uncovered.remove(&id);
+                    continue;
+                }
+            }
+            stack.extend(self.nodes.children(id));
+        }
+    }
+}

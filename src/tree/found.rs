@@ -1,0 +1,125 @@
+//! What a crawl has found: directories, each behind the one above it, and the files in them.
+
+use super::crawl::Job;
+use super::files::Fingerprint;
+use super::nodes::{Id, NONE};
+use crate::sys::dir::Identity;
+
+/// How a directory was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Watched {
+        wd: i32,
+        identity: Identity,
+    },
+    /// The filter does not want it.
+    Filtered,
+    /// No directory is there now.
+    Vanished,
+    /// The directory it is to be in is not where it was.
+    Lost,
+    /// It is on another file system.
+    Foreign,
+    /// It can't be watched or listed; the errno.
+    Failed(i32),
+    /// It is watched, but its listing broke off; the errno.
+    Unlisted {
+        wd: i32,
+        identity: Identity,
+        code: i32,
+    },
+}
+
+/// One directory that was looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    /// Its place in [`Crawl::order`].
+    pub(super) number: u32,
+    /// The place of the one above it; NONE for what a job began with.
+    pub(super) parent: u32,
+    /// The node of the job; NONE below that.
+    pub(super) node: Id,
+    pub(super) name: (usize, usize),
+    pub(super) files: (usize, usize),
+    pub(super) outcome: Outcome,
+    pub(super) link: bool,
+}
+
+/// What was found. Parents come before their children.
+#[derive(Debug, Default)]
+pub(super) struct Crawl {
+    parts: Vec<Part>,
+    order: Vec<(u32, u32)>,
+}
+
+/// What one thread has found.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    pub(super) found: Vec<Found>,
+    pub(super) text: Vec<u8>,
+}
+
+impl Part {
+    pub(super) fn put(&mut self, text: &[u8]) -> (usize, usize) {
+        let start = self.text.len();
+        self.text.extend(text);
+        (start, self.text.len())
+    }
+
+    /// A job that could not begin.
+    pub(super) fn fail(&mut self, number: u32, job: &Job, outcome: Outcome) {
+        let name = self.put(&job.name);
+        self.found.push(Found {
+            number,
+            parent: NONE,
+            node: job.node,
+            name,
+            files: (name.1, name.1),
+            outcome,
+            link: job.link,
+        });
+    }
+}
+
+impl Crawl {
+    /// Puts together what the threads have found: so many directories.
+    pub(super) fn new(parts: Vec<Part>, directories: usize) -> Self {
+        let mut order = vec![(0, 0); directories];
+        for (number, part) in parts.iter().enumerate() {
+            for (place, found) in part.found.iter().enumerate() {
+                order[found.number as usize] = (number as u32, place as u32);
+            }
+        }
+        Self { parts, order }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub(super) fn found(&self, number: usize) -> &Found {
+        let (part, place) = self.order[number];
+        &self.parts[part as usize].found[place as usize]
+    }
+
+    fn text(&self, number: usize, range: (usize, usize)) -> &[u8] {
+        let (part, _) = self.order[number];
+        &self.parts[part as usize].text[range.0..range.1]
+    }
+
+    pub(super) fn name(&self, number: usize) -> &[u8] {
+        self.text(number, self.found(number).name)
+    }
+
+    /// The names of what is in it and no directory, each with its fingerprint.
+    pub(super) fn files(&self, number: usize) -> impl Iterator<Item = (&[u8], Fingerprint)> {
+        let mut text = self.text(number, self.found(number).files);
+        std::iter::from_fn(move || {
+            let (fingerprint, rest) = text.split_first_chunk::<8>()?;
+            let (&length, rest) = rest.split_first()?;
+            let (name, rest) = rest.split_at_checked(usize::from(length))?;
+            text = rest;
+            Some((name, u64::from_ne_bytes(*fingerprint)))
+        })
+    }
+}

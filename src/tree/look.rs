@@ -1,0 +1,244 @@
+//! How one directory is looked at: opened in the one above it, watched, then listed.
+
+use std::ffi::{CStr, OsStr};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use super::crawl::{Above, Manner, Shared, Work};
+use super::files::{Fingerprint, UNKNOWN};
+use super::found::{Found, Outcome, Part};
+use super::nodes::NONE;
+use crate::mask::Mask;
+use crate::sys::dir::{Dir, Identity, Kind, Status, entries, own_working_directory};
+use crate::sys::inotify::InotifyFd;
+
+/// One thread of a crawl: what it has found, and what is to be looked at next.
+pub(super) struct Looker<'a> {
+    shared: &'a Shared<'a>,
+    pub(super) part: Part,
+    /// The last is taken first.
+    pub(super) stack: Vec<Work>,
+    room: Vec<u8>,
+    /// It has a working directory of its own.
+    roams: bool,
+    /// What the directory that is being listed has below it.
+    below: Vec<Below>,
+    /// Their names, each with its NUL.
+    names: Vec<u8>,
+}
+
+/// A directory that was listed.
+struct Below {
+    name: (usize, usize),
+    relative: Vec<u8>,
+    wanted: bool,
+    link: bool,
+}
+
+impl<'a> Looker<'a> {
+    pub(super) fn new(shared: &'a Shared<'a>, part: Part, may_roam: bool) -> Self {
+        Self {
+            shared,
+            part,
+            stack: Vec::new(),
+            room: vec![0; 32 * 1024],
+            roams: may_roam && own_working_directory(),
+            below: Vec::new(),
+            names: Vec::new(),
+        }
+    }
+
+    /// Watches one directory, then lists it.
+    pub(super) fn look(&mut self, work: &Work) {
+        let shared = self.shared;
+        let counts = shared.counts;
+        counts.directories.fetch_add(1, Ordering::Relaxed);
+        let name = self.part.put(work.name().to_bytes());
+        let mut found = Found {
+            number: work.number,
+            parent: work.parent,
+            node: work.node,
+            name,
+            files: (name.1, name.1),
+            outcome: Outcome::Vanished,
+            link: work.link,
+        };
+        match watch(work, shared.manner, shared.inotify, self.roams) {
+            Ok((dir, identity, wd)) => {
+                found.outcome = Outcome::Watched { wd, identity };
+                if !work.shallow && !(shared.known)(wd) && shared.is_first(wd) {
+                    counts.watches.fetch_add(1, Ordering::Relaxed);
+                    if let Err(error) = self.list(&dir, work) {
+                        let code = error.raw_os_error().unwrap_or(libc::EIO);
+                        found.outcome = Outcome::Unlisted { wd, identity, code };
+                    }
+                    found.files.1 = self.part.text.len();
+                    self.go_below(dir, identity, work);
+                }
+            }
+            Err(outcome) => found.outcome = outcome,
+        }
+        if matches!(found.outcome, Outcome::Failed(_) | Outcome::Unlisted { .. }) {
+            counts.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        self.part.found.push(found);
+    }
+
+    fn list(&mut self, dir: &Dir, work: &Work) -> io::Result<()> {
+        let mut room = std::mem::take(&mut self.room);
+        let listed = loop {
+            match dir.read(&mut room) {
+                Ok(0) => break Ok(()),
+                Ok(length) => {
+                    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                    for entry in entries(&room[..length]) {
+                        self.take(entry.kind, entry.name, (dir, work), now.clone().unwrap_or_default());
+                    }
+                }
+                // Removed while it was open.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.room = room;
+        listed
+    }
+
+    fn take(&mut self, mut kind: Kind, name: &CStr, (dir, work): (&Dir, &Work), now: Duration) {
+        let manner = self.shared.manner;
+        let mut status = None;
+        if kind == Kind::Unknown || manner.fingerprints && kind != Kind::Dir {
+            match dir.status(name) {
+                Ok(found) => {
+                    kind = found.kind;
+                    status = Some(found);
+                }
+                // Gone meanwhile, which an event says.
+                Err(_) if kind == Kind::Unknown => return,
+                Err(_) => {}
+            }
+        }
+        let link = kind == Kind::Link && manner.follow_links;
+        if kind != Kind::Dir && manner.names {
+            let fingerprint = status.map_or(UNKNOWN, |status| fingerprint(&status, now));
+            let text = &mut self.part.text;
+            text.extend(fingerprint.to_ne_bytes());
+            text.push(name.to_bytes().len() as u8);
+            text.extend(name.to_bytes());
+        }
+        if kind == Kind::Dir || link {
+            let mut relative = Vec::new();
+            let mut wanted = true;
+            if let Some(filter) = &manner.filter {
+                relative = join(&work.relative, name.to_bytes());
+                wanted = filter(Path::new(OsStr::from_bytes(&relative)));
+            }
+            let start = self.names.len();
+            self.names.extend(name.to_bytes_with_nul());
+            self.below.push(Below {
+                name: (start, self.names.len()),
+                relative,
+                wanted,
+                link,
+            });
+        }
+    }
+
+    /// What was listed is to be looked at next, in the order of the listing.
+    fn go_below(&mut self, dir: Dir, identity: Identity, work: &Work) {
+        if self.below.is_empty() {
+            return;
+        }
+        let count = self.below.len() as u32;
+        let first = self.shared.next.fetch_add(count, Ordering::Relaxed);
+        let above = Arc::new(Above {
+            dir: Some(dir),
+            names: self.names.as_slice().into(),
+        });
+        let numbered = (first..).zip(self.below.drain(..));
+        let place = self.stack.len();
+        self.stack.extend(numbered.map(|(number, below)| Work {
+            number,
+            above: Arc::clone(&above),
+            parent: work.number,
+            node: NONE,
+            name: below.name,
+            relative: below.relative,
+            link: below.link,
+            wanted: below.wanted,
+            shallow: false,
+            device: Some(identity.device),
+        }));
+        self.stack[place..].reverse();
+        self.names.clear();
+    }
+}
+
+fn watch(work: &Work, manner: &Manner, inotify: &InotifyFd, roams: bool) -> Result<(Dir, Identity, i32), Outcome> {
+    if !work.wanted {
+        return Err(Outcome::Filtered);
+    }
+    let failed = |error: io::Error| match error.raw_os_error().unwrap_or(libc::EIO) {
+        libc::ENOENT | libc::ENOTDIR | libc::ELOOP => Outcome::Vanished,
+        code => Outcome::Failed(code),
+    };
+    let dir = match &work.above.dir {
+        Some(above) => above.open(work.name(), work.link),
+        None => Dir::find(work.name().to_bytes()).and_then(|root| root.open(c".", true)),
+    };
+    let dir = dir.map_err(failed)?;
+    let identity = dir.identity().map_err(failed)?;
+    if !manner.cross_mounts && !work.link && work.device.is_some_and(|device| device != identity.device) {
+        return Err(Outcome::Foreign);
+    }
+    let mask = manner.mask | Mask::ONLYDIR;
+    let watched = match roams {
+        true => dir
+            .watch_from_within(inotify, mask)
+            .or_else(|_| dir.watch(inotify, mask)),
+        false => dir.watch(inotify, mask),
+    };
+    match watched {
+        Ok(wd) => Ok((dir, identity, wd)),
+        // It is open, so it is there: /proc is what is not.
+        Err(error) => Err(Outcome::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
+    }
+}
+
+fn join(above: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(above.len() + 1 + name.len());
+    path.extend(above);
+    if !above.is_empty() {
+        path.push(b'/');
+    }
+    path.extend(name);
+    path
+}
+
+/// What tells a file from its later self: inode, size and time of modification, in one number.
+///
+/// A file modified just now can be modified again without its time changing (the kernel's clock for files has ticks of up to
+/// 10 ms), so nothing is known of it.
+fn fingerprint(status: &Status, now: Duration) -> Fingerprint {
+    const TICK: Duration = Duration::from_millis(20);
+    let (seconds, nanoseconds) = status.modified;
+    let modified = Duration::new(seconds.max(0).cast_unsigned(), nanoseconds.max(0) as u32);
+    if modified + TICK > now {
+        return UNKNOWN;
+    }
+    let parts = [
+        status.identity.inode,
+        status.size,
+        seconds.cast_unsigned(),
+        nanoseconds.cast_unsigned(),
+    ];
+    let mixed = parts.iter().fold(0_u64, |sum, part| {
+        let mixed = (sum ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93)
+    });
+    mixed.max(UNKNOWN + 1)
+}

@@ -1,0 +1,220 @@
+//! What renames make of the tree: both halves, or one of them, or two of them that are an exchange.
+
+use super::batch::Extra;
+use super::files::UNKNOWN;
+use super::nodes::{Id, LINK, SINGLES, State};
+use super::swaps::Spot;
+use super::tracker::{Answer, Out, Seen, Tracker};
+use crate::mask::Mask;
+
+impl Tracker {
+    /// A `MOVED_FROM` whose other half is not in the tree.
+    pub(super) fn moved_out(&mut self, seen: Seen<'_>, out: &mut Out<'_>) {
+        if let Some(dir) = self.nodes.by_wd(seen.record.wd)
+            && !self.shadow
+        {
+            if self.nodes.get(dir).flags & SINGLES != 0 {
+                return self.about_single(seen, dir, out);
+            }
+            self.changed = true;
+            let swap = self.swaps.came_to(Spot::new(dir, seen.name()), seen.record.cookie);
+            self.removed(seen, dir, out);
+            if swap.is_some() || self.is_fresh(dir) {
+                // In and out again, or exchanged with something outside; in a directory that was not watched before, the
+                // first half of that was not seen.
+                self.open_doubt(dir, seen.name());
+            }
+        }
+    }
+
+    /// A `MOVED_TO` whose other half is not in the tree.
+    pub(super) fn moved_in(&mut self, seen: Seen<'_>, out: &mut Out<'_>) {
+        if let Some(dir) = self.nodes.by_wd(seen.record.wd)
+            && !self.shadow
+        {
+            if self.nodes.get(dir).flags & SINGLES != 0 {
+                return self.about_single(seen, dir, out);
+            }
+            self.changed = true;
+            let target = Spot::new(dir, seen.name());
+            self.swaps.note(None, target, seen.record.cookie, seen.is_dir(), true);
+            self.appeared(seen, dir, out);
+        }
+    }
+
+    /// Both halves of a rename.
+    pub(super) fn renamed(&mut self, from: Seen<'_>, to: Seen<'_>, out: &mut Out<'_>) {
+        let fresh = self.nodes.by_wd(from.record.wd).is_some_and(|old| self.is_fresh(old));
+        self.both_moved(from, to, out);
+        // If the watch was made just between the halves of an exchange, this is the second, and the first was not seen.
+        if fresh
+            && !self.shadow
+            && let Some(old) = self.nodes.by_wd(from.record.wd)
+            && self.nodes.child(old, from.name()).is_none()
+            && !self.files.contains(old, from.name())
+        {
+            self.open_doubt(old, from.name());
+        }
+    }
+
+    fn both_moved(&mut self, from: Seen<'_>, to: Seen<'_>, out: &mut Out<'_>) {
+        let dirs = (self.nodes.by_wd(from.record.wd), self.nodes.by_wd(to.record.wd));
+        let whole = |dir: &Id| self.nodes.get(*dir).flags & SINGLES == 0;
+        let (Some(old), Some(new)) = (dirs.0.filter(whole), dirs.1.filter(whole)) else {
+            self.moved_out(from, out);
+            return self.moved_in(to, out);
+        };
+        if self.shadow {
+            return;
+        }
+        self.changed = true;
+        let is_dir = to.is_dir();
+        let (source, target) = (Spot::new(old, from.name()), Spot::new(new, to.name()));
+        let unsure = self.is_fresh(old) || self.is_fresh(new);
+        let victim = unsure || self.nodes.child(new, to.name()).is_some() || self.doubt(new, to.name()).is_some();
+        let cookie = to.record.cookie;
+        let back = self.swaps.came_to(source, cookie);
+        // What came from a third place has nothing to do with this.
+        let back = back.filter(|first| first.source.is_none_or(|place| place == target));
+        self.swaps.note(Some(source), target, cookie, is_dir, victim);
+        let node = self.nodes.child(old, from.name());
+        match back {
+            Some(first) if unsure || first.source.is_none() || is_dir && first.is_dir && first.victim => {
+                // Perhaps two directories were exchanged, or the first was put over an empty one and came back.
+                self.torn(from, to, out);
+                if let Some(old) = self.nodes.by_wd(from.record.wd) {
+                    self.open_doubt(old, from.name());
+                }
+                return;
+            }
+            Some(first) if first.is_dir != is_dir && node.is_some() != is_dir => {
+                // A file and a directory were exchanged: the first, of the other kind, has stayed where it went. If it is
+                // not known to be there, it is nothing.
+                self.settle_doubt(old, from.name());
+                return self.appeared(to, new, out);
+            }
+            _ => {}
+        }
+        match node {
+            _ if self.replaces_above(old, new, to.name()) => self.torn(from, to, out),
+            Some(node) if self.moves(node, is_dir) => self.relink(node, (from, old), (to, new), out),
+            None if !is_dir => {
+                self.file_renamed((from, old), (to, new), out);
+                if back.is_some() {
+                    // Two files exchanged, or one back and forth.
+                    self.open_doubt(old, from.name());
+                }
+            }
+            _ => self.torn(from, to, out),
+        }
+    }
+
+    /// Takes the halves of a rename each for itself. What goes may hold, as far as is known, the place where it comes to;
+    /// then what is known is late, and the rest is told by what follows.
+    fn torn(&mut self, from: Seen<'_>, to: Seen<'_>, out: &mut Out<'_>) {
+        self.stirred = true;
+        if let Some(old) = self.nodes.by_wd(from.record.wd) {
+            self.removed(from, old, out);
+        }
+        if let Some(new) = self.nodes.by_wd(to.record.wd) {
+            self.appeared(to, new, out);
+        }
+    }
+
+    /// Whether an entry that is replaced holds, as far as is known, the directory that the other comes from.
+    fn replaces_above(&self, old: Id, new: Id, name: &[u8]) -> bool {
+        self.nodes
+            .child(new, name)
+            .is_some_and(|victim| self.is_below(old, victim))
+    }
+
+    /// Whether this node is what an event says has moved.
+    fn moves(&self, node: Id, is_dir: bool) -> bool {
+        let link = self.nodes.get(node).flags & LINK != 0;
+        !self.is_fresh(node) && is_dir != link
+    }
+
+    fn file_renamed(&mut self, (from, old): (Seen<'_>, Id), (to, new): (Seen<'_>, Id), out: &mut Out<'_>) {
+        let known = self.files.remove(&mut self.nodes, old, from.name());
+        let absent = self
+            .settle_doubt(old, from.name())
+            .is_some_and(|answer| answer != Answer::Present);
+        if absent || known.is_none() && self.knows_names(old) {
+            return self.appeared(to, new, out);
+        }
+        let answer = self.settle_doubt(new, to.name());
+        let reported = answer == Some(Answer::Present) || self.is_fresh(new) && self.files.contains(new, to.name());
+        if reported && self.nodes.child(new, to.name()).is_none() {
+            // The session has seen and reported it here.
+            let extra = Extra {
+                moved_out: true,
+                ..Extra::default()
+            };
+            return self.emit(from, old, extra, out);
+        }
+        if let Some(victim) = self.nodes.child(new, to.name()) {
+            self.drop_subtree(victim);
+        }
+        if self.knows_names(new) {
+            self.files
+                .put(&mut self.nodes, new, to.name(), known.unwrap_or(UNKNOWN));
+        }
+        self.emit_pair((from, old), (to, new), out);
+        if self.manner.follow_links {
+            self.add(new, to.name(), true);
+        }
+    }
+
+    fn relink(&mut self, node: Id, (from, old): (Seen<'_>, Id), (to, new): (Seen<'_>, Id), out: &mut Out<'_>) {
+        if self.nodes.root(node) == node || self.is_below(new, node) {
+            // No rename does that: the tree is not what it seemed.
+            return self.torn(from, to, out);
+        }
+        let was_wanted = self.nodes.get(node).state != State::Filtered;
+        if was_wanted && !self.is_wanted(new, to.name()) {
+            return self.torn(from, to, out);
+        }
+        if let Some(victim) = self.nodes.child(new, to.name())
+            && victim != node
+        {
+            self.drop_subtree(victim);
+        }
+        self.settle_doubt(new, to.name());
+        self.files.remove(&mut self.nodes, new, to.name());
+        if let Some(known) = self.files.remove(&mut self.nodes, old, from.name()) {
+            self.files.put(&mut self.nodes, new, to.name(), known);
+        }
+        self.emit_pair_around((from, old), (to, new), out, |tracker| {
+            tracker.nodes.relink(node, new, to.name());
+        });
+        if self.manner.filter.is_some() {
+            self.refilter(node, out);
+        }
+    }
+
+    fn emit_pair(&mut self, from: (Seen<'_>, Id), to: (Seen<'_>, Id), out: &mut Out<'_>) {
+        self.emit_pair_around(from, to, out, |_| {});
+    }
+
+    /// Reports both halves of a rename, each with the paths of its side of it.
+    fn emit_pair_around(
+        &mut self,
+        (from, old): (Seen<'_>, Id),
+        (to, new): (Seen<'_>, Id),
+        out: &mut Out<'_>,
+        rename: impl FnOnce(&mut Self),
+    ) {
+        let reported = self.wants(Mask::MOVED_TO);
+        self.emit(from, old, Extra::default(), out);
+        let before = reported.then(|| {
+            let dir = out.draft.dir(&mut self.nodes, out.memory, old);
+            out.draft.path(dir, from.name())
+        });
+        rename(self);
+        let extra = Extra {
+            from: before,
+            ..Extra::default()
+        };
+        self.emit(to, new, extra, out);
+    }
+}

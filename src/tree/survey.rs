@@ -1,0 +1,228 @@
+//! How the worker looks at the disk: at what is new, at everything after a loss, and for roots that are missing.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::batch::{Draft, TreeBatch};
+use super::crawl::{Job, Manner, crawl};
+use super::found::Crawl;
+use super::marks::Mark;
+use super::tracker::Out;
+use super::worker::{Worker, add_one};
+use crate::mask::Mask;
+use crate::queue::add;
+use crate::sys::dir::Dir;
+use crate::sys::pool::Buffer;
+
+/// Bytes of a batch of what was found by looking.
+const SCAN_BATCH: usize = 64 * 1024;
+
+impl Worker {
+    /// There is nothing to work on: time to look at what is new, and to let go. Answers whether something was done.
+    pub(super) fn look_around(&mut self) -> bool {
+        for mark in std::mem::take(&mut self.unmarked) {
+            self.mark(mark);
+        }
+        if !self.unmarked.is_empty() && self.crowded && self.tracker.releasing.is_empty() {
+            // Without its marker the session does not end.
+            let mut draft = self.begin();
+            self.tracker.give_up_one(&mut Out {
+                draft: &mut draft,
+                memory: &mut self.memory,
+            });
+            self.hand_on(None, draft);
+        }
+        self.shared.marks.mark_again();
+        if self.tracker.awaits {
+            self.await_missing();
+        }
+        if self.tracker.releasing.is_empty() {
+            self.tracker.use_what_was_freed();
+        }
+        if self.tracker.session == 0 && self.tracker.has_work() {
+            self.session();
+            return true;
+        }
+        self.release()
+    }
+
+    /// Has the directory watched in which a missing root may appear. The kernel's queue wakes us when something does.
+    fn await_missing(&mut self) {
+        if !self.tracker.look_for_missing() {
+            let idle = std::mem::take(&mut self.awaiting);
+            return self.tracker.releasing.extend(idle);
+        }
+        let mask = Mask::MASK_ADD | Mask::ONLYDIR | Mask::CREATE | Mask::MOVED_TO | Mask::DELETE_SELF | Mask::MOVE_SELF;
+        let missing = self.tracker.roots.iter().filter(|root| root.awaited);
+        let above = missing.filter_map(|root| {
+            let path = Path::new(OsStr::from_bytes(&root.path));
+            let dirs = path.ancestors().skip(1);
+            let found = dirs.filter_map(|dir| {
+                let dir = if dir.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    dir
+                };
+                let dir = Dir::find(dir.as_os_str().as_bytes()).ok()?;
+                dir.watch(&self.inotify, mask).ok()
+            });
+            found.into_iter().next()
+        });
+        let above: Vec<_> = above.filter(|&wd| self.tracker.nodes.by_wd(wd).is_none()).collect();
+        let before = std::mem::replace(&mut self.awaiting, above);
+        let idle = before.into_iter().filter(|wd| !self.awaiting.contains(wd));
+        self.tracker.releasing.extend(idle);
+        // It may have appeared before it was waited for.
+        self.tracker.look_for_missing();
+    }
+
+    pub(super) fn refilter(&mut self) {
+        let mut draft = self.begin();
+        let roots: Vec<_> = self.tracker.roots.iter().map(|root| root.node).collect();
+        for root in roots {
+            let out = &mut Out {
+                draft: &mut draft,
+                memory: &mut self.memory,
+            };
+            self.tracker.refilter(root, out);
+        }
+        self.hand_on(None, draft);
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        if let Err(error) = self.shared.marks.set(mark) {
+            self.crowded = error.raw_os_error() == Some(libc::ENOSPC);
+            self.unmarked.push(mark);
+        }
+    }
+
+    /// Removes some of the watches that nobody needs. Answers whether there were any.
+    fn release(&mut self) -> bool {
+        const AT_ONCE: usize = 256;
+        let some = self.tracker.releasing.len().min(AT_ONCE);
+        self.tracker.freed += some;
+        for wd in self.tracker.releasing.drain(..some) {
+            if self.tracker.nodes.by_wd(wd).is_none() && !self.awaiting.contains(&wd) {
+                // It may have ended by itself.
+                let _ = self.inotify.rm_watch(wd);
+            }
+        }
+        if self.tracker.releasing.is_empty() {
+            self.tracker.releasing.shrink_to(AT_ONCE);
+        }
+        some > 0
+    }
+
+    /// Looks at all that is to be looked at.
+    pub(super) fn session(&mut self) {
+        self.delayed = 0;
+        let reports = !self.tracker.silent;
+        self.tracker.begin_session(reports || self.compares);
+        let jobs = self.tracker.jobs();
+        let probes = self.tracker.probes();
+        let manner = Manner {
+            names: reports || self.compares,
+            fingerprints: self.compares,
+            ..self.manner.clone()
+        };
+        let found = self.crawl(jobs, &manner, false);
+        let mut draft = self.begin();
+        for probe in probes {
+            let looked = Dir::find(&probe.path).and_then(|dir| Ok((dir.identity()? == probe.identity, dir)));
+            let out = &mut Out {
+                draft: &mut draft,
+                memory: &mut self.memory,
+            };
+            match looked {
+                Ok((true, dir)) => {
+                    let kind = dir.status_of(&probe.name).map(|status| status.kind).ok();
+                    self.tracker.probed(&probe, kind, out);
+                }
+                _ => self.tracker.probe_lost(&probe),
+            }
+        }
+        self.take_in(&found, &mut draft, false);
+        self.hand_on(None, draft);
+        self.mark(Mark::Session);
+        if reports {
+            // Whatever comes is reported, so there is no need to wait for a certain place; and nobody takes it before.
+            self.opened = true;
+        }
+    }
+
+    fn crawl(&mut self, jobs: Vec<Job>, manner: &Manner, all: bool) -> Crawl {
+        add_one(&self.shared.figures.sessions);
+        let nodes = &self.tracker.nodes;
+        let known = |wd| !all && nodes.by_wd(wd).is_some();
+        crawl(jobs, manner, &self.inotify, &self.shared.counts, &known)
+    }
+
+    /// Makes what was found part of the tree, and hands on what is reported of it in batches of a reasonable size.
+    fn take_in(&mut self, found: &Crawl, draft: &mut Draft, recovery: bool) {
+        let Self {
+            shared,
+            shelf,
+            tracker,
+            memory,
+            ..
+        } = self;
+        let instance = shared.core.instance;
+        let counters = &shared.core.feed.counters;
+        let spare = |out: &mut Out<'_>| {
+            if out.draft.text_len() > SCAN_BATCH {
+                let full = std::mem::replace(out.draft, shelf.take());
+                out.memory.forget();
+                let batch = TreeBatch::new(None, full, shelf, instance);
+                add(&counters.batches, 1);
+                add(&counters.events, batch.len() as u64);
+                shared.outlet.push(Ok(batch));
+            }
+        };
+        let out = &mut Out { draft, memory };
+        match recovery {
+            true => tracker.recover(found, out, spare),
+            false => tracker.take_in(found, out, spare),
+        }
+    }
+
+    /// Events were lost here. Everything is looked at before the loss is reported, so that whoever looks then misses
+    /// nothing that the watches do not tell.
+    pub(super) fn overflowed(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
+        self.shared.marks.overflowed();
+        self.unmarked.clear();
+        if !self.tracker.silent {
+            draft.overflow();
+        }
+        add(&self.shared.core.feed.counters.overflows, 1);
+        let jobs = self.tracker.begin_recovery();
+        self.delayed = 0;
+        // The kernel says only once that it lost events, as long as that was not read. So what was queued until now may
+        // have gaps, and is older than what is looked at from now on.
+        if self.shared.marks.set(Mark::Light).is_err() {
+            self.tracker.shadow = false;
+        }
+        let manner = Manner {
+            names: self.compares,
+            fingerprints: self.compares,
+            ..self.manner.clone()
+        };
+        let found = self.crawl(jobs, &manner, true);
+        let next = self.shelf.take();
+        self.memory.forget();
+        let so_far = std::mem::replace(draft, next);
+        self.hand_on(Some(buffer), so_far);
+        self.tracker.blind = !self.compares;
+        self.take_in(&found, draft, true);
+        self.tracker.blind = false;
+        self.mark(Mark::Session);
+        for held in &mut self.barriers {
+            held.sessions = held.sessions.max(1);
+        }
+        let next = self.shelf.take();
+        self.memory.forget();
+        let found = std::mem::replace(draft, next);
+        self.hand_on(None, found);
+    }
+}
