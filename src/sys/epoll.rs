@@ -64,7 +64,7 @@ impl Epoll {
     }
 
     pub(crate) fn has_read_all(&self) -> bool {
-        self.last_look == Look::All
+        self.last_look != Look::Part
     }
 
     #[cfg(test)]
