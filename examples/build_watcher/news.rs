@@ -92,11 +92,15 @@ impl Reader {
                 continue;
             };
             // In their order, for a barrier divides what came before it from the rest.
-            if !(self.tell(News::Steps(std::mem::take(&mut steps))) && self.tell(other)) {
+            if !(self.tell_steps(&mut steps) && self.tell(other)) {
                 return false;
             }
         }
-        steps.is_empty() || self.tell(News::Steps(steps))
+        self.tell_steps(&mut steps)
+    }
+
+    fn tell_steps(&self, steps: &mut Vec<Step>) -> bool {
+        steps.is_empty() || self.tell(News::Steps(std::mem::take(steps)))
     }
 
     fn step(&self, change: &Change<'_>) -> Option<Step> {
