@@ -205,11 +205,12 @@ impl<'a> Watcher<'a> {
             return Ok(None);
         };
         run.outcome = Some(outcome);
+        // First of all, for what is done by those who read the report is not done by the run.
+        self.end_of_run = Some(self.tree.barrier()?);
         self.report.finished(number, outcome, run.started.elapsed());
         if self.options.once {
             return Ok(Some(ExitCode::from(outcome.code())));
         }
-        self.end_of_run = Some(self.tree.barrier()?);
         if !self.queued.is_empty() {
             let effects = std::mem::take(&mut self.queued);
             self.start("change", &effects);

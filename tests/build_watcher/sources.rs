@@ -52,6 +52,8 @@ fn a_build_inside_runs_nothing_and_as_the_command_does_not_loop() {
             .current_dir(project.dir.path());
         succeed(build.env_remove("CARGO_TARGET_DIR").env_remove("RUSTC_WRAPPER"));
     };
+    // The first one writes Cargo.lock.
+    cargo(&project);
     let mut watcher = project.watch(&[], "true");
     cargo(&project);
     project.write("src/main.rs", "mod part;\nfn main() { /* 1 */ }\n");
