@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo run --release --example watch -- /tmp /etc/hosts
 //! cargo run --release --example watch -- --events create,move,close_write --json src | jq .path
+//! cargo run --release --example watch -- --recursive --skip .git --skip target ~/src
 //! ```
 //!
 //! It shows both reading halves, a stream and (`--reader`) a reader driven in place, how `close` ends either from another
@@ -14,17 +15,21 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use clap::Parser;
-use ringwatch::{Backend, ErrorKind, Event, EventBatch, Inotify, Limits, Mask};
+use ringwatch::tree::{Change, Origin, Recovery, Tree};
+use ringwatch::{Backend, BackendReport, ErrorKind, Event, EventBatch, Inotify, Limits, Mask, Stats};
 
 /// Prints what happens to files and directories, until Ctrl-C
 #[derive(Parser)]
@@ -43,6 +48,15 @@ struct Args {
     /// Read in place, on this thread, instead of through a stream
     #[arg(long)]
     reader: bool,
+    /// Watch all directories below, too, and those that are made later
+    #[arg(short, long, conflicts_with = "reader")]
+    recursive: bool,
+    /// With --recursive: directories of this name are not watched
+    #[arg(long, value_name = "NAME", requires = "recursive")]
+    skip: Vec<OsString>,
+    /// With --recursive: after an overflow, find and report what has changed
+    #[arg(long, requires = "recursive")]
+    diff: bool,
     /// Print one JSON object a line: path (an array of bytes if it is not UTF-8), mask, cookie
     #[arg(long)]
     json: bool,
@@ -105,6 +119,9 @@ fn events(list: &str) -> Result<Mask, String> {
 }
 
 fn watch(args: &Args, mask: Mask) -> Result<(), Box<dyn Error>> {
+    if args.recursive {
+        return watch_tree(args, mask);
+    }
     let inotify = Inotify::builder().backend(args.backend).build()?;
     for path in &args.paths {
         inotify.add_watch(path, mask)?;
@@ -115,7 +132,12 @@ fn watch(args: &Args, mask: Mask) -> Result<(), Box<dyn Error>> {
         let mut stream = inotify.stream()?;
         Box::new(std::iter::from_fn(move || stream.wait()))
     };
-    close_when_asked(&inotify, args.time)?;
+    let closing = inotify.clone();
+    when_asked(args.time, move || {
+        let first = !closing.is_closed();
+        closing.close();
+        first
+    })?;
     if !args.quiet {
         let paths: Vec<_> = args.paths.iter().map(|path| format!("{path:?}")).collect();
         let (paths, events, backend) = (paths.join(", "), &args.events, inotify.backend());
@@ -123,27 +145,86 @@ fn watch(args: &Args, mask: Mask) -> Result<(), Box<dyn Error>> {
     }
     let outcome = print(&inotify, batches, Printer::new(args.json));
     if args.stats {
-        print_stats(&inotify);
+        print_stats(&inotify.stats(), &inotify.backend());
     }
     outcome
 }
 
-/// Closing the instance ends its reading half, which first delivers what was already read.
-fn close_when_asked(inotify: &Inotify, time: Option<Duration>) -> Result<(), ctrlc::Error> {
-    let closing = inotify.clone();
+/// Calls `close` on Ctrl-C, or after some time. It answers whether it was the first.
+fn when_asked(time: Option<Duration>, close: impl Fn() -> bool + Clone + Send + 'static) -> Result<(), ctrlc::Error> {
+    let closing = close.clone();
     ctrlc::set_handler(move || {
-        if closing.is_closed() {
+        if !closing() {
             // Asked again: whoever should take our output does not, and we can't wait for that.
             process::exit(130);
         }
-        closing.close();
     })?;
     if let Some(time) = time {
-        let closing = inotify.clone();
         thread::spawn(move || {
             thread::sleep(time);
-            closing.close();
+            close();
         });
+    }
+    Ok(())
+}
+
+fn watch_tree(args: &Args, mask: Mask) -> Result<(), Box<dyn Error>> {
+    let skip = args.skip.clone();
+    let quiet = args.quiet;
+    let (first, others) = args.paths.split_first().ok_or("no path")?;
+    let mut builder = Tree::builder(first)
+        .mask(mask)
+        .backend(args.backend)
+        .recovery(if args.diff { Recovery::Diff } else { Recovery::Mark })
+        .filter(move |dir| {
+            dir.file_name()
+                .is_none_or(|name| !skip.iter().any(|skipped| skipped == name))
+        })
+        .on_progress(move |progress| {
+            if !quiet && progress.elapsed > Duration::from_millis(500) {
+                say(format_args!("{} directories so far", progress.directories));
+            }
+        });
+    for path in others {
+        builder = builder.root(path);
+    }
+    let tree = builder.open()?;
+    let mut stream = tree.stream()?;
+    let closing = tree.clone();
+    let closed = Arc::new(AtomicBool::new(false));
+    when_asked(args.time, move || {
+        closing.close();
+        !closed.swap(true, Ordering::Relaxed)
+    })?;
+    if !args.quiet {
+        for uncovered in tree.uncovered() {
+            say(uncovered.error);
+        }
+        say(format_args!(
+            "{} directories, through {}",
+            tree.stats().directories,
+            tree.backend()
+        ));
+    }
+    let mut printer = Printer::new(args.json);
+    for batch in stream.blocking() {
+        let batch = batch?;
+        let overflowed = batch.overflowed();
+        batch.iter().filter_map(|change| change.uncovered()).for_each(say);
+        let lines = batch.iter().filter(|change| change.uncovered().is_none());
+        printer.lines.clear();
+        lines.map(Line::of_change).try_for_each(|line| printer.add(&line))?;
+        drop(batch);
+        match printer.write() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            written => written.map_err(|cause| format!("write to stdout: {cause}"))?,
+        }
+        if overflowed {
+            say_overflow();
+        }
+    }
+    if args.stats {
+        print_stats(&tree.stats().instance, &tree.backend());
     }
     Ok(())
 }
@@ -180,6 +261,49 @@ fn print(
     Ok(())
 }
 
+/// What a line shows.
+struct Line<'a> {
+    mask: Mask,
+    cookie: Option<u32>,
+    /// Found by looking.
+    scan: bool,
+    source: Source<'a>,
+}
+
+enum Source<'a> {
+    Event(Event<'a>),
+    Change(Change<'a>),
+}
+
+impl<'a> Line<'a> {
+    fn of_event(event: Event<'a>) -> Self {
+        let (mask, cookie, scan) = (event.mask(), event.cookie(), false);
+        Self {
+            mask,
+            cookie,
+            scan,
+            source: Source::Event(event),
+        }
+    }
+
+    fn of_change(change: Change<'a>) -> Self {
+        let (mask, cookie, scan) = (change.mask(), change.cookie(), change.origin() == Origin::Scan);
+        Self {
+            mask,
+            cookie,
+            scan,
+            source: Source::Change(change),
+        }
+    }
+
+    fn write_path(&self, path: &mut PathBuf) -> bool {
+        match &self.source {
+            Source::Event(event) => event.write_path(path),
+            Source::Change(change) => change.write_path(path),
+        }
+    }
+}
+
 /// Writes batches to stdout, each with one write.
 struct Printer {
     json: bool,
@@ -202,35 +326,43 @@ impl Printer {
 
     fn print(&mut self, batch: EventBatch) -> io::Result<()> {
         self.lines.clear();
-        for event in &batch {
-            if self.json {
-                self.add_json(&event)?;
-            } else {
-                self.add_text(&event)?;
-            }
-        }
+        batch.iter().map(Line::of_event).try_for_each(|line| self.add(&line))?;
         // The write may block for long; meanwhile the reading side can use the buffer.
         drop(batch);
+        self.write()
+    }
+
+    fn add(&mut self, line: &Line<'_>) -> io::Result<()> {
+        match self.json {
+            true => self.add_json(line),
+            false => self.add_text(line),
+        }
+    }
+
+    fn write(&self) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(&self.lines)?;
         stdout.flush()
     }
 
     /// The path comes last, so that a name can't pass for anything else.
-    fn add_text(&mut self, event: &Event<'_>) -> io::Result<()> {
+    fn add_text(&mut self, line: &Line<'_>) -> io::Result<()> {
         const WIDTH: usize = 22;
         let out = &mut self.lines;
-        let mask = event.mask();
+        let mask = line.mask;
         let style = if self.colours { style(mask) } else { Style::new() };
         write!(out, "{style}")?;
         let start = out.len();
         add_kinds(out, mask, "", ",")?;
-        if let Some(cookie) = event.cookie() {
+        if let Some(cookie) = line.cookie {
             write!(out, " #{cookie}")?;
+        }
+        if line.scan {
+            write!(out, " found")?;
         }
         let gap = WIDTH.saturating_sub(out.len() - start);
         write!(out, "{style:#}{:gap$}  ", "")?;
-        if event.write_path(&mut self.path) {
+        if line.write_path(&mut self.path) {
             add_escaped(out, &self.path)?;
         } else if mask.contains(Mask::Q_OVERFLOW) {
             out.extend(b"*** events were lost here ***");
@@ -239,10 +371,10 @@ impl Printer {
         Ok(())
     }
 
-    fn add_json(&mut self, event: &Event<'_>) -> io::Result<()> {
+    fn add_json(&mut self, line: &Line<'_>) -> io::Result<()> {
         let out = &mut self.lines;
         out.extend(br#"{"path":"#);
-        if event.write_path(&mut self.path) {
+        if line.write_path(&mut self.path) {
             match self.path.to_str() {
                 Some(text) => add_json_string(out, text)?,
                 None => write!(out, "{:?}", self.path.as_os_str().as_bytes())?,
@@ -251,9 +383,9 @@ impl Printer {
             out.extend(b"null");
         }
         out.extend(br#","mask":["#);
-        add_kinds(out, event.mask(), "\"", ",")?;
+        add_kinds(out, line.mask, "\"", ",")?;
         out.extend(br#"],"cookie":"#);
-        match event.cookie() {
+        match line.cookie {
             Some(cookie) => write!(out, "{cookie}")?,
             None => out.extend(b"null"),
         }
@@ -351,8 +483,7 @@ fn say_overflow() {
     ));
 }
 
-fn print_stats(inotify: &Inotify) {
-    let stats = inotify.stats();
+fn print_stats(stats: &Stats, backend: &BackendReport) {
     for (name, figure) in [
         ("events", stats.events),
         ("batches", stats.batches),
@@ -362,5 +493,5 @@ fn print_stats(inotify: &Inotify) {
     ] {
         say(format_args!("{name:<10}{figure:>12}"));
     }
-    say(format_args!("backend   {}", inotify.backend()));
+    say(format_args!("backend   {backend}"));
 }

@@ -7,7 +7,7 @@ use crate::decode::{Malformed, Record, Records};
 use crate::event::Event;
 use crate::mask::Mask;
 use crate::sys::pool::Buffer;
-use crate::table::{Subject, Table};
+use crate::table::{Resolver, Subject, TURNING_POINTS};
 
 /// Events that were read together, in the order they happened.
 ///
@@ -16,23 +16,25 @@ use crate::table::{Subject, Table};
 /// what is to be kept with [`Event::to_owned`].
 pub struct EventBatch {
     buffer: Buffer,
-    /// Bytes of the buffer that are well-formed records.
-    end: usize,
-    runs: Runs,
-    len: usize,
-    overflows: usize,
     instance: u64,
+    /// Bytes of the buffer that are well-formed records; like all that counts in a buffer, below 2^32.
+    end: u32,
+    len: u32,
+    overflows: u32,
+    first: Run,
+    /// The runs behind the first. Most batches have none.
+    more: Option<Runs>,
 }
 
 /// Consecutive records with one subject.
 #[derive(Debug)]
 struct Run {
-    /// None for an event that shares the record of the one behind it.
-    records: usize,
     subject: Subject,
+    /// 0 for an event that shares the record of the one behind it.
+    records: u32,
 }
 
-/// The runs of one batch. The list goes back to its shelf with the batch, so a new one allocates nothing.
+/// A list of runs. It goes back to its shelf with its batch, so the next one allocates nothing.
 struct Runs {
     list: Vec<Run>,
     shelf: Arc<Shelf>,
@@ -69,56 +71,64 @@ impl EventBatch {
     /// Finds and resolves the records of a filled buffer. If one is malformed, the batch ends before it.
     pub(crate) fn resolve(
         buffer: Buffer,
-        table: &Table,
+        mut resolver: Resolver<'_>,
         shelf: &Arc<Shelf>,
         instance: u64,
     ) -> (Self, Option<Malformed>) {
-        let mut batch = Self {
-            end: buffer.filled().len(),
-            buffer,
-            runs: shelf.take(),
-            len: 0,
-            overflows: 0,
-            instance,
+        let mut records = Records::new(buffer.filled());
+        let mut first = Run {
+            subject: Subject::Stale,
+            records: 0,
         };
-        let mut records = Records::new(batch.buffer.filled());
-        let mut resolver = table.resolve();
-        let runs = &mut batch.runs.list;
+        let mut more: Option<Runs> = None;
+        let (mut len, mut overflows) = (0, 0);
         let mut run_wd = None;
-        loop {
+        let (end, malformed) = loop {
             let start = records.offset();
             let record = match records.next() {
-                None => return (batch, None),
-                Some(Err(malformed)) => {
-                    batch.end = start;
-                    return (batch, Some(malformed));
-                }
+                None => break (start, None),
+                Some(Err(malformed)) => break (start, Some(malformed)),
                 Some(Ok(record)) => record,
             };
-            batch.len += 1;
-            if Some(record.wd) == run_wd
-                && !record.mask.intersects(TURNING_POINTS)
-                && let Some(run) = runs.last_mut()
-            {
-                run.records += 1;
+            len += 1;
+            if Some(record.wd) == run_wd && !record.mask.intersects(TURNING_POINTS) {
+                let last = more.as_mut().and_then(|more| more.list.last_mut());
+                last.unwrap_or(&mut first).records += 1;
                 continue;
             }
+            let mut push = |run| more.get_or_insert_with(|| shelf.take()).list.push(run);
             while let Some(subject) = resolver.overtaken_by(record.wd, record.mask) {
-                batch.len += usize::from(!matches!(subject, Subject::Stale));
-                runs.push(Run { records: 0, subject });
+                len += u32::from(!matches!(subject, Subject::Stale));
+                push(Run { subject, records: 0 });
             }
-            let (subject, table) = resolver.resolve(record.wd, record.mask);
-            resolver = table;
-            batch.overflows += usize::from(record.mask.contains(Mask::Q_OVERFLOW));
-            batch.len -= usize::from(matches!(subject, Subject::Stale));
+            let subject = resolver.resolve(record.wd, record.mask);
+            overflows += u32::from(record.mask.contains(Mask::Q_OVERFLOW));
+            len -= u32::from(matches!(subject, Subject::Stale));
             run_wd = matches!(subject, Subject::Watch(_)).then_some(record.wd);
-            runs.push(Run { records: 1, subject });
-        }
+            let run = Run { subject, records: 1 };
+            if start == 0 && first.records == 0 && more.is_none() {
+                first = run;
+            } else {
+                more.get_or_insert_with(|| shelf.take()).list.push(run);
+            }
+        };
+        drop(resolver);
+        let batch = Self {
+            buffer,
+            instance,
+            end: end as u32,
+            len,
+            overflows,
+            first,
+            more,
+        };
+        (batch, malformed)
     }
 
     /// How many events it has.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     /// Whether it has none. Batches that are delivered have at least one.
@@ -132,25 +142,24 @@ impl EventBatch {
         self.overflows > 0
     }
 
-    pub(crate) fn overflows(&self) -> usize {
+    pub(crate) fn overflows(&self) -> u32 {
         self.overflows
     }
 
     /// Its events, in order.
+    #[inline]
     pub fn iter(&self) -> Iter<'_> {
+        let more = self.more.as_ref().map_or(&[][..], |more| &more.list);
         Iter {
-            records: Records::new(&self.buffer.filled()[..self.end]),
-            subject: &Subject::Stale,
-            in_run: 0,
-            runs: self.runs.list.iter(),
+            records: Records::new(&self.buffer.filled()[..self.end as usize]),
+            subject: &self.first.subject,
+            in_run: self.first.records,
+            runs: more.iter(),
             left: self.len,
             instance: self.instance,
         }
     }
 }
-
-/// Events at which the table changes, or which are not what their descriptor says.
-const TURNING_POINTS: Mask = Mask::IGNORED.union(Mask::Q_OVERFLOW);
 
 impl fmt::Debug for EventBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -173,9 +182,9 @@ pub struct Iter<'a> {
     records: Records<'a>,
     subject: &'a Subject,
     /// Records that are left of the current run.
-    in_run: usize,
+    in_run: u32,
     runs: std::slice::Iter<'a, Run>,
-    left: usize,
+    left: u32,
     instance: u64,
 }
 
@@ -216,7 +225,7 @@ impl<'a> Iterator for Iter<'a> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
+        (self.left as usize, Some(self.left as usize))
     }
 }
 

@@ -14,9 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::queue::{Feed, Taken, add};
 use crate::stats::Stats;
 use crate::sys::inotify::InotifyFd;
-use crate::sys::pool::Pool;
+use crate::sys::pool::{Buffer, Pool};
 use crate::sys::probe;
-use crate::table::Table;
+use crate::table::{Recent, Table};
 
 /// One inotify instance. The control half is the table, the data half the feed; they share the descriptor and no more.
 #[derive(Debug)]
@@ -125,25 +125,25 @@ impl Core {
     }
 
     /// What comes next. With `waker`, it is woken once that is more than nothing.
-    pub(crate) fn take(&self, waker: Option<&Waker>) -> Next {
+    pub(crate) fn take(&self, recent: &mut Recent, waker: Option<&Waker>) -> Next {
         loop {
-            if let Some(next) = self.deliver(self.feed.queue.take(waker)) {
+            if let Some(next) = self.deliver(self.feed.queue.take(waker), recent) {
                 return next;
             }
         }
     }
 
     /// What comes next, waiting for it until `deadline`, or for ever.
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Next {
+    pub(crate) fn wait(&self, recent: &mut Recent, deadline: Option<Instant>) -> Next {
         loop {
-            if let Some(next) = self.deliver(self.feed.queue.wait(deadline)) {
+            if let Some(next) = self.deliver(self.feed.queue.wait(deadline), recent) {
                 return next;
             }
         }
     }
 
     /// None if what was taken has nothing to show.
-    fn deliver(&self, taken: Taken) -> Option<Next> {
+    fn deliver(&self, taken: Taken, recent: &mut Recent) -> Option<Next> {
         let buffer = match taken {
             Taken::Buffer(buffer) => buffer,
             Taken::Interposed(error) => return Some(Next::Interposed(error)),
@@ -151,7 +151,12 @@ impl Core {
             Taken::Closed => return Some(Next::Closed),
             Taken::Empty => return Some(Next::Empty),
         };
-        let (batch, malformed) = EventBatch::resolve(buffer, &self.table, &self.shelf, self.instance);
+        self.batch(buffer, recent).map(Next::Batch)
+    }
+
+    /// What a buffer holds. None if that is nothing to show.
+    pub(crate) fn batch(&self, buffer: Buffer, recent: &mut Recent) -> Option<EventBatch> {
+        let (batch, malformed) = EventBatch::resolve(buffer, self.table.resolve(recent), &self.shelf, self.instance);
         if let Some(malformed) = malformed {
             self.feed.queue.interpose(malformed_error(malformed));
         }
@@ -167,9 +172,9 @@ impl Core {
                 instance = self.instance,
                 "the kernel's queue overflowed: events were lost"
             );
-            add(&counters.overflows, batch.overflows() as u64);
+            add(&counters.overflows, u64::from(batch.overflows()));
         }
-        Some(Next::Batch(batch))
+        Some(batch)
     }
 
     /// All but the number of watches.
@@ -244,10 +249,12 @@ mod tests {
         bytes.resize(4096 - 8, 0);
         push(&core, &bytes);
         push(&core, &record(5, 0x0100_0000 | libc::IN_DELETE, 0, b""));
-        let Next::Batch(batch) = core.take(None) else { panic!() };
+        let Next::Batch(batch) = core.take(&mut Recent::default(), None) else {
+            panic!()
+        };
         assert_eq!(batch.len(), 1);
         assert_eq!(batch.iter().next().unwrap().name().unwrap(), "good");
-        let Next::Interposed(error) = core.take(None) else {
+        let Next::Interposed(error) = core.take(&mut Recent::default(), None) else {
             panic!()
         };
         assert_eq!(error.kind(), ErrorKind::Malformed);
@@ -256,20 +263,24 @@ mod tests {
                 .to_string()
                 .contains("the record at byte 32 of a read claims 4000000016")
         );
-        let Next::Batch(batch) = core.take(None) else { panic!() };
+        let Next::Batch(batch) = core.take(&mut Recent::default(), None) else {
+            panic!()
+        };
         // A bit that nobody knows is kept.
         assert_eq!(
             batch.iter().next().unwrap().mask().bits(),
             0x0100_0000 | libc::IN_DELETE
         );
-        assert!(matches!(core.take(None), Next::Empty));
+        assert!(matches!(core.take(&mut Recent::default(), None), Next::Empty));
     }
 
     #[test]
     fn an_overflow_has_no_watch_and_no_path_and_is_counted() {
         let core = core();
         push(&core, &record(-1, libc::IN_Q_OVERFLOW, 0, b""));
-        let Next::Batch(batch) = core.take(None) else { panic!() };
+        let Next::Batch(batch) = core.take(&mut Recent::default(), None) else {
+            panic!()
+        };
         assert!(batch.overflowed());
         let event = batch.iter().next().unwrap();
         assert!(event.watch().is_none() && event.path().is_none() && event.name().is_none());

@@ -34,12 +34,10 @@ impl<'a> Record<'a> {
     }
 
     /// The name up to its first NUL; none if the record is about the watched object itself.
+    #[inline]
     pub(crate) fn name(&self) -> Option<&'a OsStr> {
         // The kernel terminates every name. A name that fills its field is taken whole rather than refused.
-        let name = match std::ffi::CStr::from_bytes_until_nul(self.padded_name) {
-            Ok(name) => name.to_bytes(),
-            Err(_) => self.padded_name,
-        };
+        let name = &self.padded_name[..up_to_nul(self.padded_name)];
         (!name.is_empty()).then(|| OsStr::from_bytes(name))
     }
 }
@@ -108,6 +106,24 @@ impl<'a> Iterator for Records<'a> {
             padded_name,
         }))
     }
+}
+
+/// Where the first NUL is; the length if there is none. Eight bytes at a time: names are padded to multiples of 16.
+#[inline]
+fn up_to_nul(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
+    const TOPS: u64 = u64::from_ne_bytes([0x80; 8]);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (place, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // The lowest bit set marks the first byte that is 0; what is above it may be wrong (Mycroft's test).
+        let nul = word.wrapping_sub(ONES) & !word & TOPS;
+        if nul != 0 {
+            return 8 * place + nul.trailing_zeros() as usize / 8;
+        }
+    }
+    let nul = rest.iter().position(|&byte| byte == 0);
+    bytes.len() - rest.len() + nul.unwrap_or(rest.len())
 }
 
 #[inline]

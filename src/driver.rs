@@ -178,7 +178,8 @@ impl Driver {
             // All of them before it waits again: what an engine does for a command can take a signal with it.
             let command = self.mailbox().commands.pop_front();
             let Some(command) = command else {
-                engine.turn(Wait::forever(self.0.wanted.window))?;
+                let passed = engine.turn(Wait::forever(self.0.wanted.window))?;
+                debug_assert!(passed.is_none(), "this engine is not in place");
                 continue;
             };
             let last = match command {

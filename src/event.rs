@@ -20,23 +20,27 @@ pub struct Event<'a> {
 
 impl<'a> Event<'a> {
     /// What happened. Never empty; bits this version does not know are kept.
+    #[inline]
     pub fn mask(&self) -> Mask {
         self.record.mask
     }
 
     /// What pairs the two halves of a rename: equal and not 0 for its [`MOVED_FROM`](Mask::MOVED_FROM) and
     /// [`MOVED_TO`](Mask::MOVED_TO). None for other events.
+    #[inline]
     pub fn cookie(&self) -> Option<u32> {
         Some(self.record.cookie).filter(|&cookie| cookie != 0)
     }
 
     /// The entry of the watched directory that it is about; none if it is about the watched object itself.
     /// Any bytes but NUL and `/`, 1 to 255 of them; they need not be UTF-8.
+    #[inline]
     pub fn name(&self) -> Option<&'a OsStr> {
         self.record.name()
     }
 
     /// The watch it belongs to, also if that has ended since. None for [`Q_OVERFLOW`](Mask::Q_OVERFLOW) and barriers.
+    #[inline]
     pub fn watch(&self) -> Option<&'a Watch> {
         match self.subject {
             Subject::Watch(watch) => Some(watch),

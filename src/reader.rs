@@ -1,5 +1,6 @@
 //! The reading half that is driven in place, by whoever asks it.
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +11,13 @@ use crate::core::{Core, Next};
 use crate::engine::{Engine, Source, Wait};
 use crate::error::{Error, ErrorKind, Result};
 use crate::queue::Half;
+#[cfg(feature = "tokio")]
+use crate::sys::epoll::EpollFd;
 use crate::sys::gate::Gate;
+#[cfg(feature = "tokio")]
+use crate::sys::inotify::InotifyFd;
 use crate::sys::notifier::Notifier;
+use crate::table::Recent;
 
 const WAIT: &str = "wait for events";
 
@@ -52,14 +58,15 @@ const MOST_LOOKS: u32 = 64;
 #[derive(Debug)]
 pub struct Reader {
     core: Arc<Core>,
+    recent: Recent,
     source: Source,
     /// Made at the first use, so that a reader can be made on one thread and used on another at no cost.
     engine: Option<Engine>,
     notifier: Arc<Notifier>,
     gate: Gate,
     moves: u32,
-    /// What was true before this reader moved too often. It is again for whoever reads next.
-    before_moving: Option<BackendReport>,
+    /// What was true before this reader gave its ring up.
+    with_ring: Option<BackendReport>,
     ended: bool,
 }
 
@@ -76,12 +83,13 @@ impl Reader {
         core.feed.queue.enter(OPERATION, half, || ())?;
         Ok(Self {
             core,
+            recent: Recent::default(),
             source,
             engine: None,
             notifier,
             gate,
             moves: 0,
-            before_moving: None,
+            with_ring: None,
             ended: false,
         })
     }
@@ -123,8 +131,9 @@ impl Reader {
 
     fn wait_for(&mut self, deadline: Option<Instant>) -> Result<Option<EventBatch>> {
         let mut last = false;
+        self.check_not_ended()?;
         loop {
-            if let Some(batch) = self.take()? {
+            if let Some(batch) = self.take_news()? {
                 return Ok(Some(batch));
             }
             if last {
@@ -139,7 +148,9 @@ impl Reader {
                 last = left.is_zero();
                 wait.timeout = Some(left);
             }
-            self.turn(wait)?;
+            if let Some(batch) = self.turn(wait)? {
+                return Ok(Some(batch));
+            }
         }
     }
 
@@ -149,13 +160,10 @@ impl Reader {
     /// As [`wait_timeout`](Self::wait_timeout).
     pub fn try_next(&mut self) -> Result<Option<EventBatch>> {
         let shown = self.gate.shown().map_err(|cause| self.failed(&cause))?;
-        if shown
-            && self.notifier.is_signalled()
-            && self.notifier.clear()
-            && let Some(engine) = &mut self.engine
-        {
-            engine.signalled();
+        if shown {
+            self.take_signal();
         }
+        self.check_not_ended()?;
         let mut batch = self.take()?;
         if batch.is_none() && !self.gate.is_shut() {
             batch = self.ask()?;
@@ -172,10 +180,62 @@ impl Reader {
         Ok(batch)
     }
 
+    /// What tokio is to wait on, from now on.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn enter_tokio(&mut self) -> Descriptors {
+        self.show_rest();
+        if self.core.window.is_zero() {
+            // Both would poll the descriptor, for one read: a third more CPU at every rate.
+            let cause = "tokio waits with epoll, and a ring behind that costs more than it saves";
+            self.give_ring_up(cause, "ask for Backend::Uring by name to have one all the same");
+            return Descriptors::Own(Arc::clone(&self.source.fd), Arc::clone(&self.notifier));
+        }
+        let shown = self.gate.show(&self.source.fd, &self.notifier, self.core.window);
+        Descriptors::Gate(Arc::clone(shown))
+    }
+
+    /// Tokio waits no longer.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn leave_tokio(&mut self) {
+        if self.moves < MOST_MOVES {
+            self.take_ring_again();
+        }
+    }
+
+    /// As `try_next`, for a loop that hears of everything that comes after this call began, on the reader's own
+    /// descriptors. Answers also whether nothing is known to be left, so that there is no need to ask again.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn next_heard_of(&mut self) -> Result<(Option<EventBatch>, bool)> {
+        self.check_not_ended()?;
+        self.take_signal();
+        let mut batch = self.take_news()?;
+        if batch.is_none() {
+            self.settle()?;
+            batch = self.turn(Wait::NOT)?;
+        }
+        if batch.is_none() {
+            batch = self.take_news()?;
+        }
+        if batch.is_none() && matches!(self.engine, Some(Engine::Uring(_))) {
+            batch = self.ask()?;
+        }
+        let read_all = self.engine.as_ref().is_some_and(Engine::has_read_all);
+        let nothing_left = batch.is_none() || (read_all && !self.core.feed.queue.has_news());
+        Ok((batch, nothing_left))
+    }
+
+    fn take_signal(&mut self) {
+        if self.notifier.is_signalled()
+            && self.notifier.clear()
+            && let Some(engine) = &mut self.engine
+        {
+            engine.signalled();
+        }
+    }
+
     /// More may be here already, which the kernel's descriptor does not show.
     fn show_rest(&self) {
-        let queue = &self.core.feed.queue;
-        if !queue.is_empty() || queue.is_closed() {
+        if self.core.feed.queue.has_news() {
             self.notifier.signal();
         }
     }
@@ -189,8 +249,10 @@ impl Reader {
                 break;
             }
             self.settle()?;
-            self.turn(Wait::NOT)?;
-            let batch = self.take()?;
+            let mut batch = self.turn(Wait::NOT)?;
+            if batch.is_none() {
+                batch = self.take()?;
+            }
             if batch.is_some() {
                 return Ok(batch);
             }
@@ -218,10 +280,7 @@ impl Reader {
 
     /// The next batch of those that were read.
     fn take(&mut self) -> Result<Option<EventBatch>> {
-        if self.ended {
-            return Err(self.core.ended(WAIT));
-        }
-        match self.core.take(None) {
+        match self.core.take(&mut self.recent, None) {
             Next::Batch(batch) => Ok(Some(batch)),
             Next::Empty => Ok(None),
             Next::Interposed(error) => Err(error),
@@ -234,6 +293,20 @@ impl Reader {
                 Err(Error::closed(WAIT))
             }
         }
+    }
+
+    fn take_news(&mut self) -> Result<Option<EventBatch>> {
+        match self.core.feed.queue.has_news() {
+            true => self.take(),
+            false => Ok(None),
+        }
+    }
+
+    fn check_not_ended(&self) -> Result<()> {
+        if self.ended {
+            return Err(self.core.ended(WAIT));
+        }
+        Ok(())
     }
 
     fn end(&mut self) {
@@ -254,34 +327,59 @@ impl Reader {
         }
         if self.moves == MOST_MOVES {
             let cause = format!("the reader moved between threads {MOST_MOVES} times");
-            let refusal = Error::text(ErrorKind::BackendUnavailable, "use io_uring", cause)
-                .mended_by("keep it on one thread, or use a stream");
-            let before = self.core.report();
-            if before.kind() == BackendKind::Uring && self.core.fall_back(refusal) {
-                self.before_moving = Some(before);
-            }
+            self.give_ring_up(cause, "keep it on one thread, or use a stream");
         }
         let engine = self.core.with_backend(WAIT, |uring| {
-            let mut engine = Engine::new(uring, 1, Arc::clone(&self.notifier))?;
-            engine.attach(self.source.clone())?;
-            Ok(engine)
+            Engine::in_place(uring, self.source.clone(), Arc::clone(&self.notifier))
         });
         // Without an engine there is nothing more to come.
         self.engine = Some(engine.inspect_err(|_| self.end())?);
         Ok(true)
     }
 
-    fn turn(&mut self, wait: Wait) -> Result<()> {
+    /// Goes on without a ring, if the choice was left to us.
+    fn give_ring_up(&mut self, cause: impl Into<Cow<'static, str>>, remedy: &'static str) {
+        let before = self.core.report();
+        let refusal = Error::text(ErrorKind::BackendUnavailable, "use io_uring", cause).mended_by(remedy);
+        if before.kind() == BackendKind::Uring && self.core.fall_back(refusal) {
+            self.engine = None;
+            self.with_ring = Some(before);
+        }
+    }
+
+    /// Whoever reads next has a ring again.
+    fn take_ring_again(&mut self) {
+        if let Some(report) = self.with_ring.take() {
+            self.engine = None;
+            self.core.set_report(report);
+        }
+    }
+
+    /// One turn of the engine, and the first batch it read. Others are behind it in the queue.
+    fn turn(&mut self, wait: Wait) -> Result<Option<EventBatch>> {
         let Some(engine) = &mut self.engine else {
-            return Ok(());
+            return Ok(None);
         };
-        engine.turn(wait).map_err(|cause| self.failed(&cause))
+        match engine.turn(wait) {
+            Ok(None) => Ok(None),
+            Ok(Some(buffer)) => Ok(self.core.batch(buffer, &mut self.recent)),
+            Err(cause) => Err(self.failed(&cause)),
+        }
     }
 
     fn failed(&mut self, cause: &std::io::Error) -> Error {
         self.end();
         Error::os(ErrorKind::ReaderFailed, WAIT, cause)
     }
+}
+
+/// What tells that a reader has something to do.
+#[cfg(feature = "tokio")]
+pub(crate) enum Descriptors {
+    /// The events' and the signals' own.
+    Own(Arc<InotifyFd>, Arc<Notifier>),
+    /// The one that keeps the window.
+    Gate(Arc<EpollFd>),
 }
 
 /// Waits for each batch. Ends when the instance is closed.
@@ -313,7 +411,8 @@ impl Reader {
 impl AsFd for Reader {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.show_rest();
-        self.gate.show(&self.source.fd, &self.notifier, self.core.window)
+        let shown = self.gate.show(&self.source.fd, &self.notifier, self.core.window);
+        shown.as_fd()
     }
 }
 
@@ -327,9 +426,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         // First nobody reads any more, then the place is free.
         self.engine = None;
-        if let Some(before) = self.before_moving.take() {
-            self.core.set_report(before);
-        }
+        self.take_ring_again();
         self.core.feed.queue.leave(&self.core.feed);
     }
 }

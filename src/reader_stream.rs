@@ -1,19 +1,29 @@
 //! The in-place reader as a stream on tokio's event loop.
 
+use std::io;
 use std::marker::PhantomData;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures_core::{FusedStream, Stream};
 use tokio::io::unix::AsyncFd;
+use tokio::task::coop;
 
 use crate::batch::EventBatch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::reader::Reader;
-use crate::sys::async_fd;
+use crate::reader::{Descriptors, Reader};
+use crate::sys::async_fd::{Shared, register};
+use crate::sys::epoll::EpollFd;
+use crate::sys::inotify::InotifyFd;
+use crate::sys::notifier::Notifier;
 
 /// A [`Reader`] as a stream: the events are read by the thread that polls it, so a thread-per-core service pays for no
 /// second wake-up. For current-thread tokio, a `LocalSet`, and tokio-uring; made by [`Reader::into_stream`].
+///
+/// Without a [batch window](crate::Builder::batch_window), [`Backend::Auto`](crate::Backend::Auto) reads without io_uring
+/// here, and says so: tokio waits with epoll (tokio-uring too), and a second wait behind it costs more than the read it
+/// saves.
 ///
 /// It is not `Send`: it belongs to the thread of its runtime. Cancel safe, and it ends, as
 /// [`EventStream`](crate::EventStream).
@@ -39,19 +49,39 @@ use crate::sys::async_fd;
 #[derive(Debug)]
 #[must_use = "a stream that is dropped delivers nothing"]
 pub struct ReaderStream {
-    reader: AsyncFd<Reader>,
-    /// Whether the reader said that there is nothing, so that the descriptor will tell.
+    heard: Heard,
+    reader: Reader,
+    /// Whether there is nothing before the loop tells of more.
     waiting: bool,
     ended: bool,
     /// A ring serves one thread.
     _here: PhantomData<*const ()>,
 }
 
+/// How the loop tells.
+#[derive(Debug)]
+enum Heard {
+    /// Each descriptor is the loop's: no event costs more than one wake-up and one read.
+    Own {
+        events: AsyncFd<Shared<InotifyFd>>,
+        signals: AsyncFd<Shared<Notifier>>,
+    },
+    /// The descriptor that keeps the window.
+    Gate(AsyncFd<Shared<EpollFd>>),
+}
+
 impl ReaderStream {
-    pub(crate) fn new(reader: Reader) -> Result<Self> {
-        let reader =
-            async_fd::register(reader).map_err(|cause| Error::os(ErrorKind::ReaderFailed, "open stream", &cause))?;
+    pub(crate) fn new(mut reader: Reader) -> Result<Self> {
+        let heard = match reader.enter_tokio() {
+            Descriptors::Own(events, signals) => register(events).and_then(|events| {
+                let signals = register(signals)?;
+                Ok(Heard::Own { events, signals })
+            }),
+            Descriptors::Gate(gate) => register(gate).map(Heard::Gate),
+        };
+        let heard = heard.map_err(|cause| Error::os(ErrorKind::ReaderFailed, "open stream", &cause))?;
         Ok(Self {
+            heard,
             reader,
             waiting: false,
             ended: false,
@@ -60,9 +90,44 @@ impl ReaderStream {
     }
 
     /// The reader again.
-    pub fn into_reader(self) -> Reader {
-        self.reader.into_inner()
+    pub fn into_reader(mut self) -> Reader {
+        self.reader.leave_tokio();
+        self.reader
     }
+
+    fn next(&mut self) -> Result<Option<EventBatch>> {
+        let (batch, nothing_left) = match self.heard {
+            Heard::Own { .. } => self.reader.next_heard_of()?,
+            Heard::Gate(_) => {
+                let batch = self.reader.try_next()?;
+                let nothing_left = batch.is_none();
+                (batch, nothing_left)
+            }
+        };
+        self.waiting = nothing_left;
+        Ok(batch)
+    }
+}
+
+impl Heard {
+    /// Ready once there is something to do. That is taken back before the look: what comes after makes it ready again.
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            // Each is asked: both must know whom to wake.
+            Self::Own { events, signals } => match (hear(events, cx), hear(signals, cx)) {
+                (Poll::Pending, Poll::Pending) => Poll::Pending,
+                (Poll::Ready(Err(cause)), _) | (_, Poll::Ready(Err(cause))) => Poll::Ready(Err(cause)),
+                _ => Poll::Ready(Ok(())),
+            },
+            Self::Gate(gate) => hear(gate, cx),
+        }
+    }
+}
+
+fn hear<T: AsRawFd>(descriptor: &AsyncFd<T>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    descriptor
+        .poll_read_ready(cx)
+        .map_ok(|mut readiness| readiness.clear_ready())
 }
 
 impl Stream for ReaderStream {
@@ -72,28 +137,28 @@ impl Stream for ReaderStream {
         if self.ended {
             return Poll::Ready(None);
         }
+        // Where events never cease, the other tasks of the thread have their turn all the same.
+        let budget = ready!(coop::poll_proceed(cx));
         loop {
             if self.waiting {
-                match ready!(self.reader.poll_read_ready(cx)) {
-                    // Taken back before the look: what comes after the look makes it ready again.
-                    Ok(mut readiness) => readiness.clear_ready(),
-                    Err(cause) => {
-                        self.ended = true;
-                        let error = Error::os(ErrorKind::ReaderFailed, "wait for events", &cause);
-                        return Poll::Ready(Some(Err(error)));
-                    }
+                if let Err(cause) = ready!(self.heard.poll(cx)) {
+                    self.ended = true;
+                    let error = Error::os(ErrorKind::ReaderFailed, "wait for events", &cause);
+                    return Poll::Ready(Some(Err(error)));
                 }
                 self.waiting = false;
             }
-            match self.reader.get_mut().try_next() {
-                Ok(Some(batch)) => return Poll::Ready(Some(Ok(batch))),
-                Ok(None) => self.waiting = true,
+            let item = match self.next() {
+                Ok(None) => continue,
+                Ok(Some(batch)) => Some(Ok(batch)),
                 Err(error) if error.kind() == ErrorKind::Closed => {
                     self.ended = true;
-                    return Poll::Ready(None);
+                    None
                 }
-                Err(error) => return Poll::Ready(Some(Err(error))),
-            }
+                Err(error) => Some(Err(error)),
+            };
+            budget.made_progress();
+            return Poll::Ready(item);
         }
     }
 }

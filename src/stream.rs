@@ -13,6 +13,7 @@ use crate::driver::{Driver, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::OwnedEvent;
 use crate::queue::Half;
+use crate::table::Recent;
 
 /// The events of an instance as an async stream of batches, for every executor.
 ///
@@ -53,13 +54,18 @@ use crate::queue::Half;
 #[must_use = "a stream that is dropped delivers nothing"]
 pub struct EventStream {
     core: Arc<Core>,
+    recent: Recent,
     ended: bool,
 }
 
 impl EventStream {
     pub(crate) fn new(core: Arc<Core>) -> Result<Self> {
         attach(&core)?;
-        Ok(Self { core, ended: false })
+        Ok(Self {
+            core,
+            recent: Recent::default(),
+            ended: false,
+        })
     }
 
     /// The next batch, waiting for it on this thread. None once the stream has ended.
@@ -67,7 +73,7 @@ impl EventStream {
         if self.ended {
             return None;
         }
-        let next = self.core.wait(None);
+        let next = self.core.wait(&mut self.recent, None);
         self.deliver(next).unwrap_or(None)
     }
 
@@ -79,7 +85,7 @@ impl EventStream {
         if self.ended {
             return Err(self.core.ended("wait for events"));
         }
-        let next = self.core.wait(Instant::now().checked_add(timeout));
+        let next = self.core.wait(&mut self.recent, Instant::now().checked_add(timeout));
         match self.deliver(next) {
             Some(Some(batch)) => batch.map(Some),
             Some(None) => Err(self.core.ended("wait for events")),
@@ -149,7 +155,8 @@ impl Stream for EventStream {
         if self.ended {
             return Poll::Ready(None);
         }
-        let next = self.core.take(Some(cx.waker()));
+        let stream = &mut *self;
+        let next = stream.core.take(&mut stream.recent, Some(cx.waker()));
         self.deliver(next).map_or(Poll::Pending, Poll::Ready)
     }
 }

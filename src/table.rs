@@ -254,10 +254,12 @@ impl Table {
     }
 
     /// The table, for the consumer to resolve a batch of events against.
-    pub(crate) fn resolve(&self) -> Resolver<'_> {
-        let mut state = self.lock();
-        state.retry_marks();
-        Resolver { table: self, state }
+    pub(crate) fn resolve<'a>(&'a self, recent: &'a mut Recent) -> Resolver<'a> {
+        Resolver {
+            table: self,
+            recent,
+            state: None,
+        }
     }
 }
 
@@ -416,50 +418,82 @@ pub(crate) enum Subject {
     Stale,
 }
 
+/// Events at which the table changes, or which are not what their descriptor says.
+pub(crate) const TURNING_POINTS: Mask = Mask::IGNORED.union(Mask::Q_OVERFLOW);
+
+/// The watch that the consumer's last event was about: the next is often about the same, and needs no look at the table.
+/// It can't be out of date: a descriptor does not come to mean another watch.
+#[derive(Debug, Default)]
+pub(crate) struct Recent(Option<Watch>);
+
 /// Resolves the events of one batch, in order.
 pub(crate) struct Resolver<'a> {
     table: &'a Table,
-    state: MutexGuard<'a, State>,
+    recent: &'a mut Recent,
+    /// Locked from the first event on that needs it.
+    state: Option<MutexGuard<'a, State>>,
 }
 
-impl Resolver<'_> {
+impl<'a> Resolver<'a> {
+    fn take_state(&mut self) -> MutexGuard<'a, State> {
+        self.state.take().unwrap_or_else(|| {
+            let mut state = self.table.lock();
+            state.retry_marks();
+            state
+        })
+    }
+
     /// If this event is a marker: a barrier that was set before that marker's and has not arrived, so that the overflow
     /// has dropped it. Such come first, as they were set first.
     pub(crate) fn overtaken_by(&mut self, wd: i32, mask: Mask) -> Option<Subject> {
         if !mask.contains(Mask::IGNORED) {
             return None;
         }
-        let number = self.state.barriers.overtaken_by(wd)?;
+        let state = self.take_state();
+        let state = self.state.insert(state);
+        let number = state.barriers.overtaken_by(wd)?;
         let overtaken = true;
-        Some(self.state.marker_arrived(Arrival::Barrier { number, overtaken }))
+        Some(state.marker_arrived(Arrival::Barrier { number, overtaken }))
     }
 
-    /// The subject of an event, and the table as it is behind it.
-    pub(crate) fn resolve(mut self, wd: i32, mask: Mask) -> (Subject, Self) {
+    /// The subject of an event. The table is then as it is behind it.
+    #[inline]
+    pub(crate) fn resolve(&mut self, wd: i32, mask: Mask) -> Subject {
+        if let Some(watch) = &self.recent.0
+            && watch.wd() == wd
+            && !mask.intersects(TURNING_POINTS)
+        {
+            return Subject::Watch(watch.clone());
+        }
+        let mut state = self.take_state();
         if mask.contains(Mask::Q_OVERFLOW) {
-            self.state.overflowed();
-            return (Subject::Nothing, self);
+            state.overflowed();
+            self.recent.0 = None;
+            self.state = Some(state);
+            return Subject::Nothing;
         }
         let ended = mask.contains(Mask::IGNORED);
-        if ended && let Some(arrival) = self.state.barriers.arrived(wd) {
-            return (self.state.marker_arrived(arrival), self);
+        if ended && let Some(arrival) = state.barriers.arrived(wd) {
+            let subject = state.marker_arrived(arrival);
+            self.state = Some(state);
+            return subject;
         }
         // The kernel may know a new watch before the call that makes it has put it in here. It is about to.
-        while !self.state.watches.contains_key(&wd) && self.state.adding > 0 {
-            let waited = self.table.added.wait(self.state);
-            self.state = waited.unwrap_or_else(PoisonError::into_inner);
+        while !state.watches.contains_key(&wd) && state.adding > 0 {
+            let waited = self.table.added.wait(state);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
         }
-        let subject = match self.state.watches.get(&wd) {
-            Some(entry) => Subject::Watch(entry.watch.clone()),
-            None => Subject::Nothing,
-        };
+        let watch = state.watches.get(&wd).map(|entry| entry.watch.clone());
         if ended {
-            self.state.end(wd);
-            if let Some(fd) = &self.state.fd {
-                fd.watches.store(self.state.live(), Ordering::Relaxed);
+            state.end(wd);
+            if let Some(fd) = &state.fd {
+                fd.watches.store(state.live(), Ordering::Relaxed);
             }
         }
-        (subject, self)
+        // While barriers are to be marked again, every batch is to come by here.
+        self.recent.0 = watch.clone().filter(|_| !ended && !state.unmarked);
+        self.state = Some(state);
+        watch.map_or(Subject::Nothing, Subject::Watch)
     }
 }
 

@@ -1,7 +1,9 @@
 //! What `add_watch` answers and every event holds.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +34,9 @@ struct Inner {
     instance: u64,
     wd: i32,
     ended: AtomicBool,
+    /// The path it was made with, which most watches keep: while it holds, events need no lock for their paths.
+    first_path: Arc<Path>,
+    path_changed: AtomicBool,
     told: Mutex<Told>,
 }
 
@@ -43,12 +48,15 @@ struct Told {
 
 impl Watch {
     pub(crate) fn new(instance: u64, wd: i32, path: &Path, mask: Mask) -> Self {
+        let path: Arc<Path> = path.into();
         Self(Arc::new(Inner {
             instance,
             wd,
             ended: AtomicBool::new(false),
+            first_path: Arc::clone(&path),
+            path_changed: AtomicBool::new(false),
             told: Mutex::new(Told {
-                path: path.into(),
+                path,
                 mask: mask.difference(Mask::WATCH_FLAGS),
             }),
         }))
@@ -68,7 +76,12 @@ impl Watch {
 
     /// Tells the watch where its object is now. Events look their path up when asked, so it holds for those already read.
     pub fn set_path(&self, path: impl AsRef<Path>) {
-        self.told().path = path.as_ref().into();
+        self.set_told_path(&mut self.told(), path.as_ref());
+    }
+
+    fn set_told_path(&self, told: &mut Told, path: &Path) {
+        told.path = path.into();
+        self.0.path_changed.store(true, Ordering::Release);
     }
 
     /// What it asks for: the mask of the newest call, or with [`MASK_ADD`](Mask::MASK_ADD) of all calls together,
@@ -105,21 +118,32 @@ impl Watch {
         told.mask = kept | mask.difference(Mask::WATCH_FLAGS);
         // Paths that lead to the same place are equal, and their bytes need not be.
         if told.path.as_os_str() != path.as_os_str() {
-            told.path = path.into();
+            self.set_told_path(&mut told, path);
         }
     }
 
     /// Writes the path of the entry `name` in it, or its own.
-    pub(crate) fn write_path(&self, name: Option<&std::ffi::OsStr>, path: &mut PathBuf) {
-        let target = path.as_mut_os_string();
-        target.clear();
-        target.push(self.told().path.as_os_str());
-        if let Some(name) = name {
-            if !matches!(target.as_encoded_bytes().last(), None | Some(b'/')) {
-                target.push("/");
-            }
-            target.push(name);
+    pub(crate) fn write_path(&self, name: Option<&OsStr>, path: &mut PathBuf) {
+        // As bytes, and back: neither copies, and pushing to a path would look at each piece twice.
+        let mut bytes = std::mem::take(path).into_os_string().into_vec();
+        bytes.clear();
+        let name = name.map_or(&[][..], OsStr::as_bytes);
+        let mut begin = |own: &Path| {
+            let own = own.as_os_str().as_bytes();
+            bytes.reserve(own.len() + 1 + name.len());
+            bytes.extend_from_slice(own);
+        };
+        match self.0.path_changed.load(Ordering::Acquire) {
+            false => begin(&self.0.first_path),
+            true => begin(&self.told().path),
         }
+        if !name.is_empty() {
+            if !matches!(bytes.last(), None | Some(b'/')) {
+                bytes.push(b'/');
+            }
+            bytes.extend_from_slice(name);
+        }
+        *path = OsString::from_vec(bytes).into();
     }
 }
 

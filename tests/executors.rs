@@ -38,7 +38,11 @@ struct Expected(usize);
 impl Expected {
     fn check(&mut self, batch: &EventBatch) {
         for event in batch {
-            assert_eq!(event.name().expect("a name").to_str(), Some(&*self.0.to_string()));
+            assert_eq!(
+                event.name().and_then(|name| name.to_str()),
+                Some(&*self.0.to_string()),
+                "{event:?}"
+            );
             self.0 += 1;
         }
     }
@@ -182,6 +186,7 @@ fn reader_joins_smol_through_its_descriptor() {
 #[cfg(feature = "tokio")]
 mod in_place {
     use super::*;
+    use ringwatch::BackendKind;
 
     fn windows() -> [Duration; 2] {
         [Duration::ZERO, Duration::from_millis(1)]
@@ -255,6 +260,30 @@ mod in_place {
                 producer.join().expect("no panic");
             }
         }
+    }
+
+    #[test]
+    fn without_a_window_the_choice_is_to_read_without_a_ring_and_it_is_said() {
+        if !backends().contains(&Backend::Uring) {
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .expect("a runtime");
+        let _entered = runtime.enter();
+        let kind = |backend, window| {
+            let (inotify, _dir) = watching_with(backend, window);
+            let stream = inotify.reader().expect("a reader").into_stream().expect("a stream");
+            let report = inotify.backend();
+            let _reader = stream.into_reader();
+            assert_eq!(inotify.backend().kind(), BackendKind::Uring);
+            (report.kind(), report.to_string().contains("tokio waits with epoll"))
+        };
+        let [none, some] = [Duration::ZERO, Duration::from_millis(1)];
+        assert_eq!(kind(Backend::Auto, none), (BackendKind::Epoll, true));
+        assert_eq!(kind(Backend::Auto, some), (BackendKind::Uring, false));
+        assert_eq!(kind(Backend::Uring, none), (BackendKind::Uring, false));
     }
 
     #[test]

@@ -205,7 +205,8 @@ fn a_stalled_stream_fills_nearly_the_whole_budget_then_the_kernels_queue_then_sa
 fn a_consumer_that_drops_next_half_way_thousands_of_times_misses_nothing() {
     for &backend in backends() {
         let dir = directory();
-        let inotify = Inotify::builder().backend(backend).build().expect("an instance");
+        let inotify = Inotify::builder().backend(backend).batch_window(Duration::ZERO);
+        let inotify = inotify.build().expect("an instance");
         inotify.add_watch(dir.path(), Mask::CREATE).expect("a watch");
         let mut stream = inotify.stream().expect("a stream");
         let numbered = Numbered::new(dir.path(), 60_000);

@@ -26,6 +26,10 @@ pub(crate) struct Epoll {
     notifier: Arc<Notifier>,
     lanes: Vec<Option<Lane>>,
     pace: Pace,
+    last_look: Look,
+    pub(crate) in_place: bool,
+    /// Of the turn under way: what it will answer.
+    passed: Option<Buffer>,
 }
 
 /// How much of what there was a look brought.
@@ -53,12 +57,14 @@ impl Epoll {
             notifier,
             lanes: Vec::new(),
             pace: Pace::default(),
+            last_look: Look::Nothing,
+            in_place: false,
+            passed: None,
         })
     }
 
-    #[cfg(test)]
-    pub(crate) fn keeps_window(&self) -> bool {
-        self.pace.is_kept()
+    pub(crate) fn has_read_all(&self) -> bool {
+        self.last_look == Look::All
     }
 
     #[cfg(test)]
@@ -88,7 +94,11 @@ impl Epoll {
         }
     }
 
-    pub(crate) fn turn(&mut self, wait: Wait) -> io::Result<()> {
+    pub(crate) fn turn(&mut self, wait: Wait) -> io::Result<Option<Buffer>> {
+        if wait.is_not() {
+            self.look();
+            return Ok(self.passed.take());
+        }
         let timeout = match self.pace.hold(wait, &self.notifier) {
             Some(timeout) => timeout,
             None => Some(Duration::ZERO),
@@ -103,11 +113,25 @@ impl Epoll {
                 all = all.max(self.read(token as usize));
             }
         }
+        self.looked(all);
+        Ok(self.passed.take())
+    }
+
+    fn looked(&mut self, look: Look) {
+        self.last_look = look;
         // Who could not read all goes on at once: a window would let the kernel's queue fill.
-        if all == Look::All {
+        if look == Look::All {
             self.pace.busy();
         }
-        Ok(())
+    }
+
+    /// A turn that does not wait needs no readiness: a read says as much.
+    fn look(&mut self) {
+        if self.notifier.is_signalled() && self.notifier.clear() {
+            self.signalled();
+        }
+        let looks = (0..self.lanes.len()).map(|index| self.read(index)).max();
+        self.looked(looks.unwrap_or(Look::Nothing));
     }
 
     /// Asks again for the readiness of the lanes that ran out of buffers.
@@ -157,7 +181,11 @@ impl Epoll {
             // A read that left room for any record has emptied the queue.
             let emptied = pool.buffer_size() - length >= LARGEST_RECORD;
             look = if emptied { Look::All } else { Look::Part };
-            lane.spare = lane.source.feed.push(buffer);
+            if self.in_place && self.passed.is_none() && lane.source.feed.pass_by() {
+                self.passed = Some(buffer);
+            } else {
+                lane.spare = lane.source.feed.push(buffer);
+            }
             if emptied {
                 break;
             }
@@ -185,7 +213,7 @@ impl fmt::Debug for Epoll {
 
 /// An epoll descriptor; readiness is level-triggered and for reading only.
 #[derive(Debug)]
-pub(super) struct EpollFd(OwnedFd);
+pub(crate) struct EpollFd(OwnedFd);
 
 impl EpollFd {
     pub(super) fn new() -> io::Result<Self> {

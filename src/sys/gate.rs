@@ -5,9 +5,9 @@
 //! window is over, and a timer stands in for it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::checked;
@@ -17,7 +17,7 @@ use super::notifier::{Notifier, timespec};
 
 #[derive(Debug)]
 pub(crate) struct Gate {
-    poll: EpollFd,
+    poll: Arc<EpollFd>,
     /// Set once the descriptor was shown; before that nothing is registered, and events cost nothing more.
     shown: OnceLock<Result<Option<OwnedFd>, i32>>,
     state: State,
@@ -38,14 +38,14 @@ impl Gate {
         let poll = EpollFd::new()?;
         poll.add(notifier.as_fd(), 0, true)?;
         Ok(Self {
-            poll,
+            poll: Arc::new(poll),
             shown: OnceLock::new(),
             state: State::Open,
         })
     }
 
     /// The descriptor to wait on. If it can't be completed, the notifier is signalled: the next look says why.
-    pub(crate) fn show(&self, fd: &InotifyFd, notifier: &Notifier, window: Duration) -> BorrowedFd<'_> {
+    pub(crate) fn show(&self, fd: &InotifyFd, notifier: &Notifier, window: Duration) -> &Arc<EpollFd> {
         let shown = self.shown.get_or_init(|| {
             let timer = self.complete(fd, window);
             timer.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
@@ -53,7 +53,7 @@ impl Gate {
         if shown.is_err() {
             notifier.signal();
         }
-        self.poll.as_fd()
+        &self.poll
     }
 
     fn complete(&self, fd: &InotifyFd, window: Duration) -> io::Result<Option<OwnedFd>> {

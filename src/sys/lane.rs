@@ -16,8 +16,8 @@ use crate::engine::Source;
 use crate::error::{Error, ErrorKind};
 use crate::queue::add;
 
-/// Buffers a source lends to the kernel at a time. A full queue of 16,384 events fills twelve of 64 KiB; more would only
-/// spread the work over more cache.
+/// Buffers a source lends to the kernel at a time: enough that a busy window's events come in one system call, and few
+/// enough that they are still in a core's cache when they are looked at.
 pub(super) const LENT: u16 = 8;
 
 /// Ends of a read in a row that brought neither events nor a reason not to try again.
@@ -75,22 +75,29 @@ impl Lane {
         self.entries.withdraw(self.lent);
     }
 
-    /// Lends buffers until the kernel has its share or the pool is empty.
+    /// Lends buffers until the kernel has its share or the pool is empty. Not before the half of them are used: so most
+    /// reads cost no visit to the pool.
     pub(super) fn supply(&mut self, notifier: &Arc<Notifier>) {
-        if self.done {
+        if self.done || self.lent > LENT / 2 {
             return;
         }
-        for slot in 0..LENT {
-            if self.held[usize::from(slot)].is_some() {
-                continue;
-            }
-            let pool = &self.source.feed.pool;
-            let buffer = match self.lent {
-                0 => pool.take_or_starve(notifier),
-                _ => pool.take(),
-            };
-            let Some(buffer) = buffer else { return };
-            self.lend(slot, buffer);
+        let pool = Arc::clone(&self.source.feed.pool);
+        let mut buffers = [const { None }; LENT as usize];
+        pool.fill(&mut buffers[usize::from(self.lent)..]);
+        buffers
+            .into_iter()
+            .flatten()
+            .for_each(|buffer| self.lend_anywhere(buffer));
+        if self.lent == 0
+            && let Some(buffer) = pool.take_or_starve(notifier)
+        {
+            self.lend_anywhere(buffer);
+        }
+    }
+
+    fn lend_anywhere(&mut self, buffer: Buffer) {
+        if let Some(slot) = self.held.iter().position(Option::is_none) {
+            self.lend(slot as u16, buffer);
         }
     }
 
@@ -117,8 +124,14 @@ impl Lane {
         }
     }
 
-    /// Takes one completion of the read. Answers whether it brought events.
-    pub(super) fn complete(&mut self, completion: &cqueue::Entry, turn: u64) -> bool {
+    /// Takes one completion of the read. Answers whether it brought events. They go to `passed` if there is room, else to
+    /// the feed.
+    pub(super) fn complete(
+        &mut self,
+        completion: &cqueue::Entry,
+        turn: u64,
+        passed: Option<&mut Option<Buffer>>,
+    ) -> bool {
         if !cqueue::more(completion.flags()) {
             self.armed = false;
         }
@@ -138,8 +151,13 @@ impl Lane {
                 if mem::replace(&mut self.last_turn, turn) != turn {
                     add(&counters.wakeups, 1);
                 }
-                if let Some(buffer) = self.source.feed.push(buffer) {
-                    self.lend(slot, buffer);
+                match passed {
+                    Some(place @ None) if self.source.feed.pass_by() => *place = Some(buffer),
+                    _ => {
+                        if let Some(buffer) = self.source.feed.push(buffer) {
+                            self.lend(slot, buffer);
+                        }
+                    }
                 }
                 true
             }

@@ -79,9 +79,20 @@ impl Pool {
     }
 
     /// An empty buffer, if there is one.
+    #[cfg(test)]
     pub(crate) fn take(self: &Arc<Self>) -> Option<Buffer> {
         let index = self.lock().indices.pop()?;
         Some(self.buffer(index))
+    }
+
+    /// Puts an empty buffer into each place, as far as there are any.
+    pub(crate) fn fill(self: &Arc<Self>, places: &mut [Option<Buffer>]) {
+        let mut free = self.lock();
+        for place in places {
+            let Some(index) = free.indices.pop() else { return };
+            debug_assert!(place.is_none());
+            *place = Some(self.buffer(index));
+        }
     }
 
     /// An empty buffer; if there is none, `notifier` is signalled once one comes back.

@@ -1,8 +1,26 @@
-//! Starting the reader thread so that no signal of the program is ever handled on it.
+//! Starting the reader thread so that no signal of the program is ever handled on it, and telling threads apart.
 
+use std::cell::Cell;
 use std::io;
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+
+/// The calling thread's number; no two threads of a process ever have the same. `std::thread::current().id()` says as much,
+/// and counts references for it.
+#[inline]
+pub(super) fn current() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    thread_local! {
+        static NUMBER: Cell<u64> = const { Cell::new(0) };
+    }
+    NUMBER.with(|number| {
+        if number.get() == 0 {
+            number.set(LAST.fetch_add(1, Ordering::Relaxed) + 1);
+        }
+        number.get()
+    })
+}
 
 /// Starts a named thread with every signal blocked from its first instruction on.
 pub(crate) fn spawn_without_signals(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {

@@ -14,7 +14,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::thread::{self, ThreadId};
+use std::thread;
 use std::time::Duration;
 
 use io_uring::types::Fd;
@@ -24,6 +24,7 @@ use super::buffer_ring::BufferRing;
 use super::lane::{LENT, Lane};
 use super::late;
 use super::notifier::{Notifier, timespec};
+use super::pool::Buffer;
 use crate::backend::Features;
 use crate::engine::{Pace, Source, SourceId, Wait};
 
@@ -45,25 +46,25 @@ const LAST_WORD: Duration = Duration::from_secs(10);
 pub(crate) struct Uring {
     ring: IoUring,
     features: Features,
-    owner: ThreadId,
+    /// The thread that made the ring.
+    owner: u64,
     notifier: Arc<Notifier>,
     /// Whether a poll of the notifier is in the ring.
     listening: bool,
     lanes: Vec<Option<Lane>>,
     /// Lanes to supply with buffers or to arm before the next wait.
     needy: Vec<u16>,
+    /// Lanes with a read in the ring.
+    armed: usize,
     turn: u64,
     pace: Pace,
     /// The kernel may have more than was read: the next turn does not keep the window, or its queue would fill.
     behind: bool,
-}
-
-/// What a look at the completions found.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reaped {
-    Nothing,
-    Signal,
-    Events,
+    /// Whether requests are in the ring that the kernel has not been given.
+    unsubmitted: bool,
+    pub(crate) in_place: bool,
+    /// Of the turn under way: what it will answer.
+    passed: Option<Buffer>,
 }
 
 impl Uring {
@@ -86,14 +87,18 @@ impl Uring {
         Ok(Self {
             ring,
             features: found,
-            owner: thread::current().id(),
+            owner: super::thread::current(),
             notifier,
             listening: false,
             lanes: Vec::new(),
             needy: Vec::new(),
+            armed: 0,
             turn: 0,
             pace: Pace::default(),
             behind: false,
+            unsubmitted: false,
+            in_place: false,
+            passed: None,
         })
     }
 
@@ -109,12 +114,12 @@ impl Uring {
         Ok(probe.is_supported(opcode::ReadMulti::CODE))
     }
 
+    #[inline]
     pub(crate) fn usable_here(&self) -> bool {
-        self.owner == thread::current().id()
+        self.owner == super::thread::current()
     }
 
-    #[cfg(test)]
-    pub(crate) fn keeps_window(&self) -> bool {
+    pub(crate) fn has_read_all(&self) -> bool {
         !self.behind
     }
 
@@ -151,13 +156,11 @@ impl Uring {
         }
     }
 
-    pub(crate) fn turn(&mut self, wait: Wait) -> io::Result<()> {
+    pub(crate) fn turn(&mut self, wait: Wait) -> io::Result<Option<Buffer>> {
         debug_assert!(self.usable_here());
         self.turn += 1;
-        // What an earlier call left in the ring needs no system call.
-        if self.reap() != Reaped::Nothing {
-            return Ok(());
-        }
+        // Nothing is left in the ring: completions are posted only by a call, and all are taken behind each.
+        debug_assert!(self.ring.completion().is_empty());
         let kernel_keeps_window = self.features.contains(Features::MIN_WAIT);
         let mut wait = wait;
         let behind = mem::take(&mut self.behind);
@@ -172,14 +175,14 @@ impl Uring {
             wait.window = Duration::ZERO;
         }
         self.prepare()?;
-        if !self.lanes.iter().flatten().any(|lane| lane.armed) {
+        if self.armed == 0 {
             wait.window = Duration::ZERO;
         }
         self.enter(wait)?;
-        if self.reap() == Reaped::Events && !kernel_keeps_window {
+        if self.reap() && !kernel_keeps_window {
             self.pace.busy();
         }
-        Ok(())
+        Ok(self.passed.take())
     }
 
     /// Lends buffers, arms reads, listens to the notifier. What is put in the queue is submitted by the next `enter`.
@@ -188,7 +191,7 @@ impl Uring {
             let fd = Fd(self.notifier.as_fd().as_raw_fd());
             let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true);
             // SAFETY: it names no memory, and the descriptor is owned by `self.notifier`.
-            unsafe { submit(&mut self.ring, &poll.build().user_data(WAKE))? };
+            unsafe { self.submit(&poll.build().user_data(WAKE))? };
             self.listening = true;
         }
         while let Some(id) = self.needy.pop() {
@@ -203,10 +206,28 @@ impl Uring {
             let read = lane.read(group(id)?, self.features.contains(Features::MULTISHOT));
             let read = read.user_data(READ | u64::from(id));
             // SAFETY: the buffers it writes are those lent through the lane's ring, which are held until it has ended.
-            unsafe { submit(&mut self.ring, &read)? };
-            lane.armed = true;
+            unsafe { self.submit(&read)? };
+            if let Some(lane) = &mut self.lanes[id as usize] {
+                lane.armed = true;
+                self.armed += 1;
+            }
         }
         Ok(())
+    }
+
+    /// Puts a request into the ring, handing over those already there if it is full.
+    ///
+    /// # Safety
+    /// What the request names must stay valid until its last completion.
+    unsafe fn submit(&mut self, request: &squeue::Entry) -> io::Result<()> {
+        self.unsubmitted = true;
+        loop {
+            // SAFETY: the caller promises it.
+            if unsafe { self.ring.submission().push(request) }.is_ok() {
+                return Ok(());
+            }
+            self.ring.submit()?;
+        }
     }
 
     /// Submits, runs the kernel's deferred work, and waits.
@@ -215,7 +236,10 @@ impl Uring {
         if self.features.contains(Features::NO_IOWAIT) {
             flags |= EnterFlags::NO_IOWAIT;
         }
-        let to_submit = self.ring.submission().len() as u32;
+        let to_submit = match self.unsubmitted {
+            true => self.ring.submission().len() as u32,
+            false => 0,
+        };
         let submitter = self.ring.submitter();
         let entered = if wait.is_not() {
             // SAFETY: no argument is passed.
@@ -242,7 +266,10 @@ impl Uring {
             unsafe { submitter.enter(to_submit, enough, flags.bits(), Some(&argument)) }
         };
         match entered {
-            Ok(_) => Ok(()),
+            Ok(submitted) => {
+                self.unsubmitted = submitted < to_submit as usize;
+                Ok(())
+            }
             // Time is over; a signal was handled; completions must be taken first. The caller looks what there is.
             Err(error) => match error.raw_os_error() {
                 Some(libc::ETIME | libc::EINTR | libc::EBUSY) => Ok(()),
@@ -256,8 +283,9 @@ impl Uring {
         }
     }
 
-    /// Takes every completion that the ring's memory holds. No system call but, after a signal, one to clear it.
-    fn reap(&mut self) -> Reaped {
+    /// Takes every completion that the ring's memory holds, and answers whether there were events. No system call but,
+    /// after a signal, one to clear it.
+    fn reap(&mut self) -> bool {
         let mut events = false;
         let mut signalled = false;
         for completion in self.ring.completion() {
@@ -278,7 +306,10 @@ impl Uring {
                         debug_assert!(false, "a completion for a lane that is gone");
                         continue;
                     };
-                    events |= lane.complete(&completion, self.turn);
+                    let passed = self.in_place.then_some(&mut self.passed);
+                    let was_armed = lane.armed;
+                    events |= lane.complete(&completion, self.turn, passed);
+                    self.armed -= usize::from(was_armed && !lane.armed);
                     self.behind |= mem::take(&mut lane.behind);
                     if !mem::replace(&mut lane.needy, true) {
                         self.needy.push(id);
@@ -290,15 +321,12 @@ impl Uring {
             self.notifier.clear();
             self.signalled();
         }
-        match (events, signalled) {
-            (true, _) => Reaped::Events,
-            (false, true) => Reaped::Signal,
-            (false, false) => Reaped::Nothing,
-        }
+        events
     }
 
     pub(crate) fn detach(&mut self, id: SourceId) {
         debug_assert!(self.usable_here());
+        self.in_place = false;
         let SourceId(id) = id;
         if !self.cancel(id) {
             // The kernel never said that the read has ended. What it may write to is left to it.
@@ -330,10 +358,12 @@ impl Uring {
                 .build()
                 .user_data(CANCEL | u64::from(id));
             // SAFETY: it names no memory.
-            if unsafe { submit(&mut self.ring, &cancel) }.is_err() {
+            if unsafe { self.submit(&cancel) }.is_err() {
                 return false;
             }
-            lane.cancelling = true;
+            if let Some(lane) = &mut self.lanes[id as usize] {
+                lane.cancelling = true;
+            }
         }
         let patience = Wait {
             timeout: Some(Duration::from_millis(100)),
@@ -354,6 +384,7 @@ impl Uring {
 
     /// Lets go of a ring whose thread is another, or has ended. See the head of this file for why this is safe.
     fn abandon(&mut self) {
+        self.in_place = false;
         self.reap();
         for lane in self.lanes.iter_mut().flatten() {
             // Closing the ring cancels its reads, but later, and on old kernels a read that was just due may run once
@@ -390,20 +421,6 @@ impl fmt::Debug for Uring {
 fn group(id: u16) -> io::Result<u16> {
     id.checked_add(FIRST_GROUP)
         .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))
-}
-
-/// Puts a request into the ring, handing over those already there if it is full.
-///
-/// # Safety
-/// What the request names must stay valid until its last completion.
-unsafe fn submit(ring: &mut IoUring, request: &squeue::Entry) -> io::Result<()> {
-    loop {
-        // SAFETY: the caller promises it.
-        if unsafe { ring.submission().push(request) }.is_ok() {
-            return Ok(());
-        }
-        ring.submit()?;
-    }
 }
 
 /// The kernel takes a relative time; what is longer than this is as good as for ever.

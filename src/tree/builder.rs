@@ -14,6 +14,8 @@ use crate::builder::Builder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mask::Mask;
 
+type Tell = Arc<dyn Fn(&Progress) + Send + Sync>;
+
 /// Makes a [`Tree`].
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `open`"]
@@ -28,7 +30,7 @@ pub struct TreeBuilder {
     pub(super) filter: Option<Filter>,
     pub(super) follow_links: bool,
     pub(super) cross_mounts: bool,
-    pub(super) progress: Option<Arc<dyn Fn(&Progress) + Send + Sync>>,
+    pub(super) progress: Option<Tell>,
     pub(super) cancel: Cancel,
 }
 

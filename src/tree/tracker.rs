@@ -229,8 +229,9 @@ impl Tracker {
             self.changed = true;
             let swap = self.swaps.came_to(Spot::new(dir, seen.name()), seen.record.cookie);
             self.removed(seen, dir, out);
-            if swap.is_some() {
-                // In and out again, or exchanged with something outside.
+            if swap.is_some() || self.is_fresh(dir) {
+                // In and out again, or exchanged with something outside; in a directory that was not watched before, the
+                // first half of that was not seen.
                 self.open_doubt(dir, seen.name());
             }
         }
@@ -253,6 +254,20 @@ impl Tracker {
 
     /// Both halves of a rename.
     pub(super) fn renamed(&mut self, from: Seen<'_>, to: Seen<'_>, out: &mut Out<'_>) {
+        let fresh = self.nodes.by_wd(from.record.wd).is_some_and(|old| self.is_fresh(old));
+        self.both_moved(from, to, out);
+        // If the watch was made just between the halves of an exchange, this is the second, and the first was not seen.
+        if fresh
+            && !self.shadow
+            && let Some(old) = self.nodes.by_wd(from.record.wd)
+            && self.nodes.child(old, from.name()).is_none()
+            && !self.files.contains(old, from.name())
+        {
+            self.open_doubt(old, from.name());
+        }
+    }
+
+    fn both_moved(&mut self, from: Seen<'_>, to: Seen<'_>, out: &mut Out<'_>) {
         let dirs = (self.nodes.by_wd(from.record.wd), self.nodes.by_wd(to.record.wd));
         let whole = |dir: &Id| self.nodes.get(*dir).flags & SINGLES == 0;
         let (Some(old), Some(new)) = (dirs.0.filter(whole), dirs.1.filter(whole)) else {
@@ -571,7 +586,8 @@ impl Tracker {
     /// Reports a record, if it is wanted.
     pub(super) fn emit(&mut self, seen: Seen<'_>, dir: Id, extra: Extra, out: &mut Out<'_>) {
         let Record { mask, cookie, .. } = seen.record;
-        if !self.wants(mask) && !(mask.contains(Mask::UNMOUNT) && !self.silent) {
+        let unmounted = mask.contains(Mask::UNMOUNT) && !self.silent;
+        if !self.wants(mask) && !unmounted {
             return;
         }
         let dir = out.draft.dir(&mut self.nodes, out.memory, dir);

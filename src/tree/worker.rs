@@ -123,7 +123,7 @@ impl Worker {
 
     /// Works until the tree is closed, or can't be read any more; with `until_opened`, until it is open.
     pub(super) fn run(&mut self, until_opened: bool) {
-        while !self.ended && !(until_opened && self.opened) {
+        while !self.ended && (!until_opened || !self.opened) {
             self.obey();
             if self.ahead.len() == 0 && self.may_read() {
                 self.fetch();

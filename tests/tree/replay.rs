@@ -348,7 +348,7 @@ fn follow(round: &Round, root: &Path, start: &Start, finished: &AtomicBool, mode
         for change in &batch {
             model
                 .apply(&change.to_owned())
-                .or_else(|fault| excused(round, &model, fault))?;
+                .or_else(|fault| excused(round, model, fault))?;
         }
         if round.slow {
             thread::sleep(Duration::from_micros(random.below(3000)));

@@ -90,7 +90,7 @@ fn a_root_that_is_a_file_survives_being_replaced() {
         fs::rename(place.join("settings.toml~"), &file).unwrap();
         fs::write(place.join("unheard"), round.to_string()).unwrap();
         let changes = watched.changes();
-        assert_eq!(paths(&changes, Mask::MOVED_TO), [file.clone()]);
+        assert_eq!(paths(&changes, Mask::MOVED_TO), std::slice::from_ref(&file));
         assert_eq!(changes.len(), 1, "{changes:?}");
     }
     fs::write(&file, "newer").unwrap();

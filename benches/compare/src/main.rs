@@ -1,7 +1,8 @@
 //! ringwatch beside a bare epoll loop, a bare blocking read, and the crates `inotify` and `notify`.
 //!
 //! ```text
-//! cargo run --release -p ringwatch-compare                 # everything, some minutes
+//! cargo run --release -p ringwatch-compare                 # everything, an hour or so
+//! cargo run --release -p ringwatch-compare -- goals        # what ringwatch sets out to do, and whether it does
 //! cargo run --release -p ringwatch-compare -- core         # the core's own figures
 //! ```
 //!
@@ -9,18 +10,40 @@
 //! consumer whose CPU time and memory are measured as a whole. Consumers take turns, round after round, so that a machine
 //! that drifts drifts for all of them. A run in which events went missing unsaid is an error, not a figure.
 
+mod allocations;
+mod bare;
+mod calls;
+mod chart;
 mod consumers;
+mod crates;
+mod drain;
+mod goals;
+mod halves;
+mod histogram;
+mod idle;
+mod instances;
+mod job;
+mod machine;
 mod measure;
+mod plan;
+mod plot;
 mod producer;
 mod run;
 mod table;
+mod trace;
 
+use std::error::Error;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::run::Plan;
+use crate::plan::{Choice, Plan};
+
+#[global_allocator]
+static ALLOCATOR: allocations::Counting = allocations::Counting;
 
 /// Compares ringwatch with what else reads inotify.
 #[derive(Debug, Parser)]
@@ -28,24 +51,14 @@ use crate::run::Plan;
 struct Options {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Rounds; each figure is the median over them.
-    #[arg(long, global = true, default_value_t = 3)]
-    rounds: usize,
-    /// Seconds a run lasts.
-    #[arg(long, global = true, default_value_t = 2.0)]
-    seconds: f64,
-    /// Only consumers whose name contains one of these.
-    #[arg(long, global = true, value_delimiter = ',')]
-    only: Vec<String>,
-    /// More consumers, such as stream-uring-w4000: ringwatch with a window of so many microseconds.
-    #[arg(long, global = true, value_delimiter = ',')]
-    also: Vec<String>,
-    /// Events a second, instead of those of the command.
-    #[arg(long, global = true, value_delimiter = ',')]
-    rates: Vec<u64>,
+    #[command(flatten)]
+    choice: Choice,
     /// Write the figures of every run to this file, as CSV.
     #[arg(long, global = true)]
     csv: Option<PathBuf>,
+    /// Write plots of what was measured to this directory, as SVG.
+    #[arg(long, global = true)]
+    plots: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -56,45 +69,92 @@ enum Command {
     Latency,
     /// Events lost when the consumer stalls once.
     Stall,
-    /// The three above, of ringwatch and the bare loop only.
+    /// CPU per event, every kind of event, in one directory and in 1,000.
+    Matrix,
+    /// 100 instances in one process.
+    Instances,
+    /// What consumers do while nothing happens.
+    Idle,
+    /// A full queue drained.
+    Drain,
+    /// The goals, one line each.
+    Goals,
+    /// CPU, latency and stalls of ringwatch and what it is measured against.
     Core,
     #[command(hide = true)]
-    Produce(producer::Order),
+    Produce { order: String },
     #[command(hide = true)]
-    Consume(consumers::Order),
+    Consume { order: String },
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    let plan = |plan: Plan| {
-        plan.with(
-            options.rounds,
-            options.seconds,
-            &options.only,
-            &options.also,
-            &options.rates,
-        )
-    };
-    let plans = match options.command {
-        Some(Command::Produce(order)) => return finish(producer::produce(&order)),
-        Some(Command::Consume(order)) => return finish(consumers::consume(&order)),
-        Some(Command::Cpu) => vec![plan(Plan::cpu())],
-        Some(Command::Latency) => vec![plan(Plan::latency())],
-        Some(Command::Stall) => vec![plan(Plan::stall())],
-        Some(Command::Core) => [Plan::cpu(), Plan::latency(), Plan::stall()]
-            .map(|wanted| plan(wanted.core()))
-            .into(),
-        None => [Plan::cpu(), Plan::latency(), Plan::stall()].map(plan).into(),
-    };
-    finish(run::run(&plans, options.csv.as_deref()))
-}
-
-fn finish(result: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
-    match result {
+    match run(Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(options: Options) -> Result<(), Box<dyn Error>> {
+    match &options.command {
+        Some(Command::Produce { order }) => return producer::produce(&serde_json::from_str(order)?),
+        Some(Command::Consume { order }) => return consumers::consume(&serde_json::from_str(order)?),
+        _ => {}
+    }
+    more_descriptors();
+    println!("{}", machine::machine());
+    let choice = &options.choice;
+    let mut csv = options.csv.as_ref().map(File::create).transpose()?;
+    if let Some(file) = &mut csv {
+        writeln!(file, "{}", table::CSV_HEADER)?;
+    }
+    let plans = match options.command {
+        Some(Command::Cpu) => vec![Plan::cpu()],
+        Some(Command::Latency) => vec![Plan::latency()],
+        Some(Command::Stall) => Plan::stalls().into(),
+        Some(Command::Matrix) => Plan::matrix(),
+        Some(Command::Instances) => Plan::instances().into(),
+        Some(Command::Core) => Plan::core(),
+        Some(_) => Vec::new(),
+        None => everything(),
+    };
+    let plans = plans.into_iter().flat_map(|plan| plan.chosen(choice)).collect();
+    let outcomes = match options.command {
+        Some(Command::Goals) => goals::goals(choice, &mut csv)?,
+        _ => run::run(plans, choice.counter, &mut csv)?,
+    };
+    if matches!(options.command, None | Some(Command::Idle)) {
+        idle::print(&idle::idle(&Plan::idlers(choice))?);
+    }
+    if matches!(options.command, None | Some(Command::Drain)) {
+        drain::print(&drain::drain(choice.rounds * 6)?);
+    }
+    if let Some(dir) = &options.plots {
+        fs::create_dir_all(dir)?;
+        plot::plot(dir, &outcomes)?;
+    }
+    Ok(())
+}
+
+fn everything() -> Vec<Plan> {
+    let mut plans = Plan::matrix();
+    plans.extend(Plan::stalls());
+    plans.extend(Plan::instances());
+    plans
+}
+
+/// Hundreds of instances and a thousand open files need more than the usual 1,024.
+fn more_descriptors() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the call writes the struct, which lives through it.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: the call only reads the struct.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
     }
 }

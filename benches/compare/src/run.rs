@@ -1,186 +1,217 @@
-//! Which runs there are, and how one goes.
+//! How a run goes.
 
 use std::error::Error;
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
 
-use crate::consumers::CONSUMERS;
+use serde::Serialize;
+
+use crate::calls::Counter;
+use crate::job;
 use crate::measure::Figures;
-use crate::producer::{self, Kind};
+use crate::plan::Plan;
+use crate::producer::{self, Produced};
 use crate::table;
-
-/// One table: every consumer at every rate.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    pub title: &'static str,
-    pub kind: Kind,
-    pub dirs: usize,
-    pub rates: Vec<u64>,
-    /// Milliseconds of stall.
-    pub stall: u64,
-    pub consumers: Vec<String>,
-    pub rounds: usize,
-    pub seconds: f64,
-    pub core_only: bool,
-}
+use crate::trace;
 
 /// One run of a plan.
 #[derive(Clone, Debug)]
 pub struct Run {
     pub consumer: String,
     pub rate: u64,
-    pub produced: u64,
+    /// None for the run in which system calls and allocations were counted, whose times say nothing.
+    pub round: Option<usize>,
+    pub produced: Produced,
     pub figures: Figures,
 }
 
-impl Plan {
-    fn new(title: &'static str, kind: Kind, rates: &[u64]) -> Self {
-        Self {
-            title,
-            kind,
-            dirs: 1,
-            rates: rates.to_vec(),
-            stall: 0,
-            consumers: Vec::new(),
-            rounds: 0,
-            seconds: 0.0,
-            core_only: false,
-        }
-    }
-
-    pub fn cpu() -> Self {
-        Self::new(
-            "CPU per event, files modified in turn",
-            Kind::Modify,
-            &[1_000, 10_000, 100_000, 300_000],
-        )
-    }
-
-    pub fn latency() -> Self {
-        Self::new("From the call to the consumer, files created", Kind::Create, &[1_000])
-    }
-
-    pub fn stall() -> Self {
-        let mut plan = Self::new("Lost in one stall of 300 ms", Kind::Modify, &[300_000]);
-        plan.stall = 300;
-        plan
-    }
-
-    /// Only what says how ringwatch's own core does.
-    pub fn core(mut self) -> Self {
-        self.core_only = true;
-        self
-    }
-
-    pub fn with(mut self, rounds: usize, seconds: f64, only: &[String], also: &[String], rates: &[u64]) -> Self {
-        self.rounds = rounds;
-        self.seconds = seconds;
-        if !rates.is_empty() {
-            self.rates = rates.to_vec();
-        }
-        let wanted = |name: &str| only.is_empty() || only.iter().any(|part| name.contains(part.as_str()));
-        self.consumers = CONSUMERS
-            .iter()
-            .filter(|(name, core)| (*core || !self.core_only) && (wanted(name) || *name == "bare-epoll"))
-            .map(|(name, _)| (*name).to_owned())
-            .chain(also.iter().cloned())
-            .collect();
-        self
-    }
+/// A plan and what came out.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub plan: Plan,
+    pub runs: Vec<Run>,
 }
 
-pub fn run(plans: &[Plan], csv: Option<&Path>) -> Result<(), Box<dyn Error>> {
-    let mut file = csv.map(fs::File::create).transpose()?;
-    if let Some(file) = &mut file {
-        writeln!(file, "{}", table::CSV_HEADER)?;
-    }
+/// Runs every plan, prints it as it is done, and writes each run to the file.
+pub fn run(plans: Vec<Plan>, counter: Option<Counter>, csv: &mut Option<File>) -> Result<Vec<Outcome>, Box<dyn Error>> {
+    let counter = counter.unwrap_or_else(Counter::best);
+    let mut outcomes = Vec::new();
     for plan in plans {
-        let mut runs = Vec::new();
-        for round in 0..plan.rounds {
-            for &rate in &plan.rates {
-                for consumer in &plan.consumers {
-                    eprint!("\x1b[1G\x1b[K{}: round {}, {rate}/s, {consumer}", plan.title, round + 1);
-                    let run = one(plan, consumer, rate)?;
-                    if let Some(file) = &mut file {
-                        writeln!(file, "{}", table::csv(plan, round, &run))?;
-                    }
-                    runs.push(run);
+        let runs = outcome(&plan, counter, csv)?;
+        let outcome = Outcome { plan, runs };
+        table::print(&outcome, counter);
+        outcomes.push(outcome);
+    }
+    Ok(outcomes)
+}
+
+fn outcome(plan: &Plan, counter: Counter, csv: &mut Option<File>) -> Result<Vec<Run>, Box<dyn Error>> {
+    let mut runs = Vec::new();
+    let rounds = (0..plan.rounds).map(Some).chain((0..plan.counted).map(|_| None));
+    for round in rounds {
+        for &rate in &plan.rates {
+            for consumer in &plan.consumers {
+                let counter = if round.is_some() { Counter::None } else { counter };
+                let name = round.map_or("counting".into(), |round| format!("round {}", round + 1));
+                progress(&format!("{}: {name}, {}/s, {consumer}", plan.title, table::rate(rate)));
+                let (produced, figures) = one(plan, consumer, rate, counter)?;
+                let run = Run {
+                    consumer: consumer.clone(),
+                    rate,
+                    round,
+                    produced,
+                    figures,
+                };
+                if let Some(file) = csv {
+                    writeln!(file, "{}", table::csv(plan, &run))?;
                 }
+                runs.push(run);
             }
         }
-        eprint!("\r\x1b[K");
-        table::print(plan, &runs);
     }
-    Ok(())
+    progress("");
+    Ok(runs)
 }
 
-fn one(plan: &Plan, consumer: &str, rate: u64) -> Result<Run, Box<dyn Error>> {
-    let dir = tempfile::Builder::new()
-        .prefix("ringwatch-compare-")
-        .tempdir_in(memory())?;
+/// What is being done, for who watches.
+fn progress(what: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K{what}");
+    }
+}
+
+/// How much longer than it should a run may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn one(plan: &Plan, consumer: &str, rate: u64, counter: Counter) -> Result<(Produced, Figures), Box<dyn Error>> {
+    let dir = scratch()?;
     producer::prepare(plan.kind, &producer::dirs(dir.path(), plan.dirs))?;
-    let kind = format!("{:?}", plan.kind).to_lowercase();
-    let dirs = plan.dirs.to_string();
-    let produced = if rate == 0 {
-        1_000_000
-    } else {
-        (rate as f64 * plan.seconds) as u64
-    };
-    let place = dir.path().as_os_str();
-
-    let mut reading = Started(
-        Command::new(std::env::current_exe()?)
-            .args(["consume", consumer, &kind])
-            .arg(place)
-            .args([&dirs, &plan.stall.to_string()])
-            .stdout(Stdio::piped())
-            .spawn()?,
-    );
-    let output = reading.0.stdout.take().ok_or("no output")?;
-    let mut lines = BufReader::new(output).lines();
-    let mut line = || lines.next().unwrap_or_else(|| Ok(String::new()));
-    if line()? != "ready" {
-        return Err(format!("{consumer} did not get ready").into());
-    }
-    let producing = Started(
-        Command::new(std::env::current_exe()?)
-            .args(["produce", &kind])
-            .arg(place)
-            .args([&dirs, &rate.to_string(), &produced.to_string()])
-            .spawn()?,
-    );
-    let figures: Figures = serde_json::from_str(&line()?).map_err(|_| format!("{consumer} gave no figures"))?;
-    drop(producing);
-    let seen = &figures.seen;
-    if seen.overflows == 0 && seen.events != produced {
-        let message = format!(
-            "{consumer} saw {} of {produced} events at {rate}/s and no overflow",
-            seen.events
-        );
-        return Err(message.into());
-    }
-    Ok(Run {
+    let order = job::Order {
         consumer: consumer.to_owned(),
-        rate,
-        produced,
-        figures,
-    })
+        kind: plan.kind,
+        dir: dir.path().to_owned(),
+        dirs: plan.dirs,
+        instances: plan.instances,
+        stall: plan.stall,
+        // Unlimited, nobody knows before; it is a good deal more than this.
+        count: (if rate == 0 { 100_000.0 } else { rate as f64 } * plan.seconds) as u64,
+        counter,
+    };
+    let reading = Started::new("consume", &order)?;
+    let tracer = (counter == Counter::Trace).then(|| reading.traced()).transpose()?;
+    reading
+        .expect("ready")
+        .map_err(|error| format!("{consumer}: {error}"))?;
+    let producing = Started::new(
+        "produce",
+        &producer::Order {
+            kind: plan.kind,
+            dir: order.dir,
+            dirs: plan.dirs,
+            mark_each: plan.instances,
+            rate,
+            time: (plan.seconds * 1e9) as u64,
+        },
+    )?;
+    let patience = PATIENCE + Duration::from_secs_f64(plan.seconds * 4.0);
+    let produced = producing.line(patience).map_err(|error| format!("producer: {error}"))?;
+    let produced: Produced = serde_json::from_str(&produced)?;
+    let figures = reading.line(patience).map_err(|error| format!("{consumer}: {error}"))?;
+    let mut figures: Figures = serde_json::from_str(&figures)?;
+    if let Some(tracer) = tracer {
+        drop(reading);
+        figures.calls = Some(tracer.join().map_err(|_| "the tracer panicked")??);
+    }
+    honest(consumer, rate, produced.events, figures.events, figures.overflows)?;
+    Ok((produced, figures))
 }
 
-/// A place whose files cost the least.
-fn memory() -> PathBuf {
+/// A run in which events went missing unsaid, or came twice, is an error and not a figure.
+pub fn honest(consumer: &str, rate: u64, produced: u64, seen: u64, overflows: u64) -> Result<(), String> {
+    if seen == produced || overflows > 0 && seen < produced {
+        return Ok(());
+    }
+    let rate = table::rate(rate);
+    Err(format!(
+        "{consumer} saw {seen} of {produced} events at {rate}/s and {overflows} overflows; nothing of this is reported"
+    ))
+}
+
+/// A directory of our own in a place whose files cost the least.
+pub fn scratch() -> std::io::Result<tempfile::TempDir> {
     let shared = PathBuf::from("/dev/shm");
-    if shared.is_dir() { shared } else { std::env::temp_dir() }
+    let place = if shared.is_dir() { shared } else { std::env::temp_dir() };
+    tempfile::Builder::new().prefix("ringwatch-compare-").tempdir_in(place)
 }
 
-/// A child that does not outlive its run.
-struct Started(Child);
+/// A child that does not outlive its run, and what it says.
+pub struct Started {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Started {
+    pub fn new(command: &str, order: &impl Serialize) -> Result<Self, Box<dyn Error>> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args([command, &serde_json::to_string(order)?])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = child.stdout.take().ok_or("no output")?;
+        let (send, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = send.send(line);
+            }
+        });
+        Ok(Self { child, lines })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn line(&self, patience: Duration) -> Result<String, String> {
+        self.lines.recv_timeout(patience).map_err(|cause| match cause {
+            RecvTimeoutError::Timeout => format!("no answer within {patience:?}"),
+            RecvTimeoutError::Disconnected => "ended without an answer".into(),
+        })
+    }
+
+    pub fn expect(&self, word: &str) -> Result<(), String> {
+        let line = self.line(PATIENCE)?;
+        if line == word {
+            Ok(())
+        } else {
+            Err(format!("{line:?} instead of {word:?}"))
+        }
+    }
+
+    /// Counts its system calls on a thread of its own, since only who began to trace can go on.
+    fn traced(&self) -> Result<thread::JoinHandle<std::io::Result<u64>>, Box<dyn Error>> {
+        self.expect("here")?;
+        let process = self.child.id() as i32;
+        let (send, seized) = channel();
+        let tracer = thread::spawn(move || {
+            let result = trace::seize(process);
+            let begun = result.is_ok();
+            let _ = send.send(result);
+            if begun { trace::count() } else { Ok(0) }
+        });
+        seized.recv()??;
+        self.child.stdin.as_ref().ok_or("no input")?.write_all(b"\n")?;
+        Ok(tracer)
+    }
+}
 
 impl Drop for Started {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
