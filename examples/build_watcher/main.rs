@@ -84,20 +84,26 @@ fn watch(options: &Options, scope: &Arc<Scope>) -> watcher::Ended {
     };
     scope.rules.forget();
     news::read(&tree, Arc::clone(scope), tell.clone())?;
+    check_limit(&tree)?;
     let report = Report::new(options);
     report.ready(&tree, &scope.roots, begun.elapsed());
-    if let Some(limit) = tree
-        .uncovered()
-        .into_iter()
-        .find(|one| one.error.kind() == ErrorKind::WatchLimit)
-    {
-        return Err(limit.error.into());
-    }
     let ended = Watcher::new(options, &report, &tree, (tell, news), impatient)?.watch();
     if options.stats {
         report.stats(&tree);
     }
     ended
+}
+
+/// What is not allowed to be read is not ours to build; but a limit may hide anything.
+fn check_limit(tree: &Tree) -> Result<(), String> {
+    let uncovered = tree.uncovered();
+    let mut limited = uncovered.iter().filter(|one| one.error.kind() == ErrorKind::WatchLimit);
+    let Some(first) = limited.next() else { return Ok(()) };
+    let number = count(1 + limited.count(), "directory");
+    let remedy = first.error.remedy().unwrap_or("raise fs.inotify.max_user_watches");
+    Err(format!(
+        "no watch is left for {number}; {remedy}, or leave something out with --exclude"
+    ))
 }
 
 /// Watches the tree, and shows how far that is if it takes long.

@@ -1,6 +1,7 @@
 //! Directories that come, go and move; builds inside the tree.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::process::Command;
 
 use crate::project::{Project, succeed};
@@ -80,4 +81,27 @@ fn a_single_file_is_watched_by_its_name() {
     project.rename("new", "Cargo.toml");
     watcher.expect_run(&["changed Cargo.toml"]);
     assert_eq!(project.lines().len(), 2);
+}
+
+#[test]
+fn an_overflow_is_said_and_runs_the_command() {
+    let project = Project::new();
+    let mut watcher = project.watch(&[], "true");
+    watcher.signal(libc::SIGSTOP);
+    let queue = ringwatch::Limits::read().expect("limits").max_queued_events;
+    let open = |path| File::options().append(true).open(project.path(path)).expect("opened");
+    let mut files = [open("src/main.rs"), open("src/part/mod.rs")];
+    // Equal events in a row would be one.
+    for number in 0..queue as usize {
+        files[number % 2].write_all(b"\n").expect("written");
+    }
+    project.write("src/part/new/file.rs", "// its event is lost\n");
+    watcher.signal(libc::SIGCONT);
+    assert_eq!(watcher.next()["event"], "overflow");
+    watcher.await_event("settled");
+    watcher.await_event("finished");
+    // It was found, and is watched.
+    project.write("src/part/new/file.rs", "// changed\n");
+    watcher.expect_run(&["changed file.rs"]);
+    assert_eq!(project.lines(), ["start", "overflow", "change"]);
 }
