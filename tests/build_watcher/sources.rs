@@ -92,7 +92,7 @@ fn an_overflow_is_said_and_runs_the_command() {
     let open = |path| File::options().append(true).open(project.path(path)).expect("opened");
     let mut files = [open("src/main.rs"), open("src/part/mod.rs")];
     // Equal events in a row would be one.
-    for number in 0..queue as usize {
+    for number in 0..2 * queue as usize {
         files[number % 2].write_all(b"\n").expect("written");
     }
     project.write("src/part/new/file.rs", "// its event is lost\n");
