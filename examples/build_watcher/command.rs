@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid};
 
 use crate::guard::Guard;
-use crate::news::News;
+use crate::news::{Asked, News};
 
 /// How the command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +84,11 @@ impl Run {
     }
 
     /// Ends whatever is left of the group: asks it to, and after a time of grace kills it. False if that was in vain.
-    pub(crate) fn end(mut self, grace: Duration, impatient: &AtomicBool, guard: &mut Guard) -> bool {
+    pub(crate) fn end(mut self, grace: Duration, asked: &Asked, guard: &mut Guard) -> bool {
         let _ = kill_process_group(self.group, Signal::TERM);
         // A stopped process would hear of it only when it goes on.
         let _ = kill_process_group(self.group, Signal::CONT);
-        let hurried = || impatient.load(Ordering::Relaxed);
-        let mut ended = self.wait_until_gone(grace, hurried);
+        let mut ended = self.wait_until_gone(grace, || asked.again());
         if !ended {
             let _ = kill_process_group(self.group, Signal::KILL);
             ended = self.wait_until_gone(Duration::from_secs(2), || false);

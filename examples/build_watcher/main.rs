@@ -26,13 +26,13 @@ mod scope;
 mod watcher;
 
 use std::env;
+use std::error::Error;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ringwatch::ErrorKind;
 use ringwatch::tree::{Cancel, Progress, Tree};
 
+use crate::news::Asked;
 use crate::options::Options;
 use crate::report::{Report, count, fail};
 use crate::scope::Scope;
@@ -74,36 +75,39 @@ fn main() -> ExitCode {
 
 fn watch(options: &Options, scope: &Arc<Scope>) -> watcher::Ended {
     let (tell, news) = sync_channel(QUEUE);
-    let impatient = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(Asked::default());
     let cancel = Cancel::new();
-    news::hear(tell.clone(), Arc::clone(&impatient), cancel.clone())?;
+    news::hear(tell.clone(), Arc::clone(&asked), cancel.clone())?;
     let begun = Instant::now();
     let tree = match open(options, scope, &cancel) {
-        Err(error) if error.kind() == ErrorKind::Cancelled => return Ok(ExitCode::from(130)),
+        Err(error) if error.kind() == ErrorKind::Cancelled => {
+            return Ok(ExitCode::from(128 + asked.by().unwrap_or_default() as u8));
+        }
         opened => opened?,
     };
     scope.rules.forget();
     news::read(&tree, Arc::clone(scope), tell.clone())?;
-    check_limit(&tree)?;
+    check(&tree, &scope.roots)?;
     let report = Report::new(options);
     report.ready(&tree, &scope.roots, begun.elapsed());
-    let ended = Watcher::new(options, &report, &tree, (tell, news), impatient)?.watch();
+    let ended = Watcher::new(options, &report, &tree, (tell, news), asked)?.watch();
     if options.stats {
         report.stats(&tree);
     }
     ended
 }
 
-/// What is not allowed to be read is not ours to build; but a limit may hide anything.
-fn check_limit(tree: &Tree) -> Result<(), String> {
+/// What others don't let us read is not ours to build; but a root is, and a limit may hide anything.
+fn check(tree: &Tree, roots: &[PathBuf]) -> Result<(), Box<dyn Error>> {
     let uncovered = tree.uncovered();
+    if let Some(root) = uncovered.iter().find(|one| roots.contains(&one.path)) {
+        return Err(root.error.clone().into());
+    }
     let mut limited = uncovered.iter().filter(|one| one.error.kind() == ErrorKind::WatchLimit);
     let Some(first) = limited.next() else { return Ok(()) };
     let number = count(1 + limited.count(), "directory");
     let remedy = first.error.remedy().unwrap_or("raise fs.inotify.max_user_watches");
-    Err(format!(
-        "no watch is left for {number}; {remedy}, or leave something out with --exclude"
-    ))
+    Err(format!("no watch is left for {number}; {remedy}, or leave something out with --exclude").into())
 }
 
 /// Watches the tree, and shows how far that is if it takes long.
@@ -124,6 +128,8 @@ fn open(options: &Options, scope: &Arc<Scope>, cancel: &Cancel) -> ringwatch::Re
     let tree = builder
         .mask(news::mask(options.metadata))
         .filter(move |dir| wanted.has_dir(dir))
+        // They are there; but they may be replaced later.
+        .await_missing_roots(true)
         .backend(options.backend)
         .cancel(cancel)
         .on_progress(move |progress| show(&shown, progress))

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::thread;
 
@@ -24,7 +24,27 @@ pub(crate) enum News {
     Failed(Error),
     /// The run of this number has ended.
     Finished(u64, Outcome),
-    Signal(i32),
+    /// [`Asked`] says what for.
+    Signal,
+}
+
+/// Whether we were asked to end. Beside the queue, which may be long, and waits while a command takes its time to end.
+#[derive(Default)]
+pub(crate) struct Asked {
+    signal: AtomicI32,
+    again: AtomicBool,
+}
+
+impl Asked {
+    /// By which signal.
+    pub(crate) fn by(&self) -> Option<i32> {
+        Some(self.signal.load(Ordering::Relaxed)).filter(|&signal| signal != 0)
+    }
+
+    /// More than once: somebody is impatient.
+    pub(crate) fn again(&self) -> bool {
+        self.again.load(Ordering::Relaxed)
+    }
 }
 
 /// What is to be heard of; the tree itself asks for more where it needs it.
@@ -52,15 +72,17 @@ pub(crate) fn read(tree: &Tree, scope: Arc<Scope>, news: SyncSender<News>) -> ri
     Ok(())
 }
 
-/// Hears of signals on a thread of its own. The second one is a sign of impatience.
-pub(crate) fn hear(news: SyncSender<News>, impatient: Arc<AtomicBool>, opening: Cancel) -> io::Result<()> {
+/// Hears of signals on a thread of its own.
+pub(crate) fn hear(news: SyncSender<News>, asked: Arc<Asked>, opening: Cancel) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT])?;
     thread::spawn(move || {
-        for (number, signal) in signals.forever().enumerate() {
+        for signal in signals.forever() {
             opening.cancel();
-            impatient.store(number > 0, Ordering::Relaxed);
-            // Nobody listens any more: we are about to end.
-            let _ = news.try_send(News::Signal(signal));
+            if asked.signal.swap(signal, Ordering::Relaxed) != 0 {
+                asked.again.store(true, Ordering::Relaxed);
+            }
+            // Where there is no room, somebody is about to take what is there, and will see.
+            let _ = news.try_send(News::Signal);
         }
     });
     Ok(())

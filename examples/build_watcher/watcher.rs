@@ -1,10 +1,10 @@
 //! What follows from what: changes settle, the command is run, ended, run again.
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::burst::{Burst, Effect, Step};
 use crate::command::{Outcome, Run};
 use crate::git::{self, Git};
 use crate::guard::Guard;
-use crate::news::News;
+use crate::news::{Asked, News};
 use crate::options::{OnBusy, Options};
 use crate::report::Report;
 use crate::rounds::{Rounds, Verdict};
@@ -32,7 +32,7 @@ pub(crate) struct Watcher<'a> {
     news: Receiver<News>,
     /// For those who will have news.
     tell: SyncSender<News>,
-    impatient: Arc<AtomicBool>,
+    asked: Arc<Asked>,
     burst: Burst,
     settling: Settling,
     run: Option<Run>,
@@ -42,6 +42,8 @@ pub(crate) struct Watcher<'a> {
     /// What the next run is for, if one waits for the end of this one.
     queued: Vec<(PathBuf, Effect)>,
     rounds: Rounds,
+    /// With `--once`, the command's exit code: what we are here for is done.
+    code: Option<u8>,
 }
 
 enum Settling {
@@ -56,7 +58,7 @@ enum Settling {
 }
 
 /// Why the watcher ends.
-pub(crate) type Ended = Result<ExitCode, Box<dyn std::error::Error>>;
+pub(crate) type Ended = Result<ExitCode, Box<dyn Error>>;
 
 impl<'a> Watcher<'a> {
     pub(crate) fn new(
@@ -64,7 +66,7 @@ impl<'a> Watcher<'a> {
         report: &'a Report,
         tree: &'a Tree,
         (tell, news): (SyncSender<News>, Receiver<News>),
-        impatient: Arc<AtomicBool>,
+        asked: Arc<Asked>,
     ) -> std::io::Result<Self> {
         Ok(Self {
             git: Git::around(&tree.roots()),
@@ -76,12 +78,13 @@ impl<'a> Watcher<'a> {
             runs: 0,
             queued: Vec::new(),
             rounds: Rounds::default(),
+            code: None,
             options,
             report,
             tree,
             news,
             tell,
-            impatient,
+            asked,
         })
     }
 
@@ -91,17 +94,21 @@ impl<'a> Watcher<'a> {
             self.start("start", &[]);
         }
         let ended = loop {
-            match self.next() {
-                Ok(None) => {}
-                Ok(Some(code)) => break Ok(code),
-                Err(error) => break Err(error),
+            if let Some(signal) = self.asked.by() {
+                break Ok(128 + signal as u8);
+            }
+            if let Some(code) = self.code {
+                break Ok(code);
+            }
+            if let Err(error) = self.next() {
+                break Err(error);
             }
         };
         self.end_run();
-        ended
+        ended.map(ExitCode::from)
     }
 
-    fn next(&mut self) -> Result<Option<ExitCode>, Box<dyn std::error::Error>> {
+    fn next(&mut self) -> Result<(), Box<dyn Error>> {
         let news = match self.settling {
             Settling::Until { quiet, .. } => self.news.recv_timeout(quiet.saturating_duration_since(Instant::now())),
             _ => self.news.recv().map_err(RecvTimeoutError::from),
@@ -115,12 +122,12 @@ impl<'a> Watcher<'a> {
             }
             Ok(News::Barrier(barrier)) => self.passed(barrier),
             Ok(News::Uncovered(error)) => self.report.uncovered(&error),
-            Ok(News::Finished(number, outcome)) => return self.finished(number, outcome),
-            Ok(News::Signal(signal)) => return Ok(Some(ExitCode::from(128 + signal as u8))),
+            Ok(News::Finished(number, outcome)) => self.finished(number, outcome)?,
+            Ok(News::Signal) => {}
             Ok(News::Failed(error)) => return Err(error.into()),
             Err(_) => self.quiet()?,
         }
-        Ok(None)
+        Ok(())
     }
 
     fn stir(&mut self, steps: Vec<Step>) {
@@ -199,23 +206,22 @@ impl<'a> Watcher<'a> {
         self.run.as_ref().is_some_and(|run| run.outcome.is_none())
     }
 
-    fn finished(&mut self, number: u64, outcome: Outcome) -> Result<Option<ExitCode>, Box<dyn std::error::Error>> {
+    fn finished(&mut self, number: u64, outcome: Outcome) -> ringwatch::Result<()> {
         // It may be of a run that was ended since.
         let Some(run) = self.run.as_mut().filter(|run| run.number == number) else {
-            return Ok(None);
+            return Ok(());
         };
         run.outcome = Some(outcome);
         // First of all, for what is done by those who read the report is not done by the run.
         self.end_of_run = Some(self.tree.barrier()?);
         self.report.finished(number, outcome, run.started.elapsed());
         if self.options.once {
-            return Ok(Some(ExitCode::from(outcome.code())));
-        }
-        if !self.queued.is_empty() {
+            self.code = Some(outcome.code());
+        } else if !self.queued.is_empty() {
             let effects = std::mem::take(&mut self.queued);
             self.start("change", &effects);
         }
-        Ok(None)
+        Ok(())
     }
 
     fn start(&mut self, reason: &str, effects: &[(PathBuf, Effect)]) {
@@ -226,6 +232,9 @@ impl<'a> Watcher<'a> {
             self.report.ending(self.runs);
         }
         self.end_run();
+        if self.asked.by().is_some() {
+            return;
+        }
         self.report.clear();
         self.runs += 1;
         let variables = variables(self.runs, reason, effects);
@@ -242,16 +251,18 @@ impl<'a> Watcher<'a> {
                 self.report.started(self.runs, run.id());
                 self.run = Some(run);
             }
-            Err(cause) => self
-                .report
-                .not_started(self.runs, &crate::why_not_started(words, &cause).0),
+            Err(cause) => {
+                let (message, code) = crate::why_not_started(words, &cause);
+                self.report.not_started(self.runs, &message);
+                self.code = self.options.once.then_some(code);
+            }
         }
     }
 
     fn end_run(&mut self) {
         self.end_of_run = None;
         if let Some(run) = self.run.take()
-            && !run.end(self.options.grace, &self.impatient, &mut self.guard)
+            && !run.end(self.options.grace, &self.asked, &mut self.guard)
         {
             self.report.not_ended();
         }

@@ -105,3 +105,16 @@ fn an_overflow_is_said_and_runs_the_command() {
     watcher.expect_run(&["changed file.rs"]);
     assert_eq!(project.lines(), ["start", "overflow", "change"]);
 }
+
+#[test]
+fn a_root_that_is_removed_and_put_back_is_watched_on() {
+    let project = Project::new();
+    let mut watcher = project.watch(&["src"], "true");
+    fs::remove_dir_all(project.path("src")).expect("removed");
+    watcher.await_event("finished");
+    project.git(&["checkout", "--quiet", "."]);
+    watcher.await_event("finished");
+    project.write("src/part/more.rs", "// watched again\n");
+    watcher.expect_run(&["changed more.rs"]);
+    assert_eq!(project.lines().len(), 4);
+}
