@@ -276,6 +276,10 @@ fn begin(job: Job, next: &AtomicU32, work: &mut Vec<Work>, part: &mut Part) {
         let found = Dir::find(path).and_then(|dir| Ok((dir.identity()?, dir)));
         match found {
             Ok((identity, dir)) if identity == *expected => above = Some((dir, identity.device)),
+            // It may be there, behind what may not be searched.
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+                return part.fail(number, &job, Outcome::Failed(libc::EACCES));
+            }
             _ => return part.fail(number, &job, Outcome::Lost),
         }
     }

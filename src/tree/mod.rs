@@ -337,10 +337,8 @@ impl Tree {
     /// [`Closed`](ErrorKind::Closed).
     pub fn retry_uncovered(&self) -> Result<()> {
         self.ask("retry uncovered directories", |worker| {
-            let ids: Vec<_> = worker.tracker.uncovered.keys().copied().collect();
-            for id in ids {
-                worker.tracker.look_again(id);
-            }
+            let uncovered = std::mem::take(&mut worker.tracker.uncovered);
+            uncovered.into_keys().for_each(|id| worker.tracker.look_again(id));
         })
     }
 

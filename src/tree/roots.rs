@@ -87,6 +87,7 @@ impl Tracker {
     /// A root was found to be covered by another, at this directory.
     pub(super) fn covered_within(&mut self, node: Id, by: Id) {
         self.nodes.get_mut(node).state = State::Filtered;
+        self.uncovered.remove(&node);
         for root in self.roots.iter_mut().filter(|root| root.node == node) {
             root.within = Some(by);
         }

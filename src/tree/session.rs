@@ -240,13 +240,16 @@ impl Tracker {
                 self.nodes.set_identity(id, identity.device, identity.inode);
                 self.nodes.get_mut(id).flags &= !ALIAS;
                 self.renew(id, out);
-                self.uncovered.remove(&id);
-                if let Outcome::Unlisted { code, .. } = found.outcome {
-                    self.refused(id, "list directory", code, out);
+                match found.outcome {
+                    Outcome::Unlisted { code, .. } => self.refused(id, "list directory", code, out),
+                    _ => drop(self.uncovered.remove(&id)),
                 }
                 self.take_files(crawl, number, id, out);
             }
-            Outcome::Filtered => self.nodes.get_mut(id).state = State::Filtered,
+            Outcome::Filtered => {
+                self.nodes.get_mut(id).state = State::Filtered;
+                self.uncovered.remove(&id);
+            }
             Outcome::Foreign => {
                 self.nodes.get_mut(id).state = State::Uncovered;
                 let cause = "another file system is mounted here";

@@ -105,6 +105,8 @@ pub(super) struct Tracker {
     /// Watches that are to be removed, unless they are found on a directory of the tree before.
     pub(super) releasing: VecDeque<i32>,
     pub(super) uncovered: HashMap<Id, Error>,
+    /// Watches that have ended since directories were last tried again for which there was no room.
+    pub(super) freed: usize,
 }
 
 /// Events that say which entries there are.
@@ -138,6 +140,7 @@ impl Tracker {
             swaps: Swaps::default(),
             releasing: VecDeque::new(),
             uncovered: HashMap::new(),
+            freed: 0,
         }
     }
 
@@ -195,11 +198,30 @@ impl Tracker {
         self.emit(seen, dir, Extra::default(), out);
         if mask.contains(Mask::ATTRIB | Mask::ISDIR)
             && let Some(child) = self.nodes.child(dir, name)
-            && self.nodes.get(child).state == State::Uncovered
         {
-            // Perhaps it can be covered now.
-            self.look_again(child);
+            self.try_forbidden(child);
         }
+    }
+
+    /// The permissions of a directory are others now: perhaps it can be covered, or what is below it.
+    fn try_forbidden(&mut self, top: Id) {
+        let forbidden = |(&id, error): (&Id, &Error)| (error.kind() == ErrorKind::PermissionDenied).then_some(id);
+        let all: Vec<_> = self.uncovered.iter().filter_map(forbidden).collect();
+        let below = all.into_iter().filter(|&id| self.is_below(id, top));
+        below.collect::<Vec<_>>().into_iter().for_each(|id| self.look_again(id));
+    }
+
+    /// Watches have ended: as many directories are tried again for which there was no room.
+    pub(super) fn use_what_was_freed(&mut self) {
+        let freed = std::mem::take(&mut self.freed);
+        if freed == 0 || self.uncovered.is_empty() {
+            return;
+        }
+        let refused = |(&id, error): (&Id, &Error)| (error.kind() == ErrorKind::WatchLimit).then_some(id);
+        let mut refused: Vec<_> = self.uncovered.iter().filter_map(refused).collect();
+        // The oldest first, which are often those with most below.
+        refused.sort_unstable();
+        refused.into_iter().take(freed).for_each(|id| self.look_again(id));
     }
 
     /// An entry of a directory that is watched for some only.
@@ -530,6 +552,7 @@ impl Tracker {
         let is_root = self.nodes.get(dir).parent == NONE;
         if mask.contains(Mask::IGNORED) {
             self.nodes.unwatch(dir);
+            self.freed += 1;
             if is_root {
                 return self.root_gone(dir, "it was deleted or unmounted", out);
             }
@@ -617,7 +640,9 @@ impl Tracker {
     }
 
     pub(super) fn say_uncovered(&mut self, id: Id, error: Error, out: &mut Out<'_>) {
-        if !self.silent {
+        let before = self.uncovered.insert(id, error.clone());
+        let is_new = before.is_none_or(|before| before.kind() != error.kind());
+        if !self.silent && is_new {
             let parent = self.nodes.get(id).parent;
             let name = self.nodes.name(id).to_vec();
             let (dir, name) = if parent == NONE {
@@ -626,9 +651,8 @@ impl Tracker {
                 (parent, name)
             };
             let dir = out.draft.dir(&mut self.nodes, out.memory, dir);
-            out.draft.error(Some(dir), &name, Mask::ISDIR, error.clone());
+            out.draft.error(Some(dir), &name, Mask::ISDIR, error);
         }
-        self.uncovered.insert(id, error);
     }
 
     /// A directory is known from now on, and to be looked at if it is wanted.
@@ -644,8 +668,13 @@ impl Tracker {
         }
     }
 
+    /// What was said of it stands until this was done.
     pub(super) fn look_again(&mut self, id: Id) {
-        self.uncovered.remove(&id);
+        let wd = self.nodes.unwatch(id);
+        if wd != 0 {
+            // It could not be listed, and what is watched is not listed again.
+            self.releasing.push_back(wd);
+        }
         let node = self.nodes.get_mut(id);
         node.state = State::Pending;
         if node.flags & LISTED == 0 {
@@ -711,6 +740,7 @@ impl Tracker {
                 } else if !wanted && was_wanted {
                     self.unsettle(id, out);
                     self.nodes.get_mut(id).state = State::Filtered;
+                    self.uncovered.remove(&id);
                     continue;
                 }
             }

@@ -375,7 +375,11 @@ impl Worker {
     }
 
     fn open_if_done(&mut self) {
-        if !self.opened {
+        /// What never rests is reported in the end.
+        const MOST_SESSIONS: usize = 16;
+        let sessions = self.shared.figures.sessions.load(Ordering::Relaxed);
+        // What has changed meanwhile is looked at before: whoever lists the tree once it is open finds it there.
+        if !self.opened && (sessions >= MOST_SESSIONS || !self.tracker.has_work()) {
             self.opened = true;
             self.tracker.silent = false;
         }
@@ -389,6 +393,9 @@ impl Worker {
         self.shared.marks.mark_again();
         if self.tracker.awaits {
             self.await_missing();
+        }
+        if self.tracker.releasing.is_empty() {
+            self.tracker.use_what_was_freed();
         }
         if self.tracker.session == 0 && self.tracker.has_work() {
             self.session();
@@ -450,6 +457,7 @@ impl Worker {
     fn release(&mut self) -> bool {
         const AT_ONCE: usize = 256;
         let some = self.tracker.releasing.len().min(AT_ONCE);
+        self.tracker.freed += some;
         for wd in self.tracker.releasing.drain(..some) {
             if self.tracker.nodes.by_wd(wd).is_none() && !self.awaiting.contains(&wd) {
                 // It may have ended by itself.

@@ -1,7 +1,9 @@
 //! What the kernel itself says that an instance watches (proc(5), `fdinfo`).
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -77,4 +79,38 @@ fn place(line: &str) -> Option<(u64, u64)> {
         u64::from_str_radix(fields.find_map(|field| field.strip_prefix(name))?, 16).ok()
     };
     Some((field("ino:")?, field("sdev:")?))
+}
+
+pub(crate) const QUEUE: &str = "/proc/sys/fs/inotify/max_queued_events";
+
+/// While it lives, instances are made with small queues: those of the whole machine, so it should live shortly. However it
+/// ends, the limit is as it was.
+pub(crate) struct SmallQueue {
+    before: Vec<u8>,
+    /// Other tests of this machine wait for it: what they would restore is not what was there before.
+    _alone: File,
+}
+
+impl SmallQueue {
+    pub(crate) fn new(events: u64) -> io::Result<Self> {
+        let alone = File::create(std::env::temp_dir().join("ringwatch-tests-max_queued_events"))?;
+        // SAFETY: no pointers are passed.
+        if unsafe { libc::flock(alone.as_raw_fd(), libc::LOCK_EX) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let small = Self {
+            before: fs::read(QUEUE)?,
+            _alone: alone,
+        };
+        fs::write(QUEUE, events.to_string())?;
+        Ok(small)
+    }
+}
+
+impl Drop for SmallQueue {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(QUEUE, &self.before) {
+            eprintln!("{QUEUE} could not be restored: {error}");
+        }
+    }
 }

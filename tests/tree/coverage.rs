@@ -3,12 +3,14 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use ringwatch::tree::{OwnedChange, Tree};
 use ringwatch::{ErrorKind, Mask};
 use tempfile::tempdir;
 
-use crate::model::Watched;
+use crate::model::{Model, Node, Watched, difference, disk};
 use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child;
 
@@ -174,4 +176,130 @@ fn opening_can_be_cancelled_and_tells_how_far_it_is() {
         true
     });
     assert_eq!(tree.open().unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn what_is_made_where_nobody_may_look_is_said_and_covered_when_permission_is_given_back() {
+    let dir = tempdir().unwrap();
+    mode(dir.path(), 0o777);
+    child::as_nobody(|| {
+        let root = dir.path().join("root");
+        let (locked, new) = (root.join("a/locked"), root.join("a/locked/new"));
+        fs::create_dir_all(locked.join("sub")).unwrap();
+        let mut watched = Watched::new(Tree::new(&root).unwrap());
+        // It is watched already, and goes on to be heard of.
+        let from_outside = |name: &str, target: &Path| {
+            let source = dir.path().join(name);
+            fs::create_dir_all(source.join("inside")).unwrap();
+            mode(&locked, 0o300);
+            fs::rename(&source, target).unwrap();
+            mode(&locked, 0o000);
+        };
+        from_outside("new", &new);
+        let changes = watched.changes();
+        assert_eq!(paths(&changes, Mask::MOVED_TO), std::slice::from_ref(&new));
+        let said: Vec<_> = changes.iter().filter_map(OwnedChange::uncovered).collect();
+        assert_eq!(said.len(), 1, "{changes:?}");
+        assert_eq!(
+            (said[0].kind(), said[0].path()),
+            (ErrorKind::PermissionDenied, Some(&*new))
+        );
+        // Still forbidden, which is not said again.
+        mode(&locked, 0o200);
+        let changes = watched.changes();
+        assert!(
+            !changes.iter().any(|change| change.uncovered().is_some()),
+            "{changes:?}"
+        );
+        assert_eq!(watched.tree.uncovered().len(), 1);
+        mode(&locked, 0o755);
+        assert_eq!(paths(&watched.changes(), Mask::CREATE), [new.join("inside")]);
+        assert!(watched.tree.uncovered().is_empty());
+        assert_watched_exactly(&root);
+    });
+}
+
+#[test]
+fn a_filter_that_answers_otherwise_is_asked_again_for_all() {
+    let dir = tempdir().unwrap();
+    let root = dir.path().join("root");
+    for name in ["a/deep", "b/deep"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+        fs::write(root.join(name).join("file"), "").unwrap();
+    }
+    let unwanted = Arc::new(Mutex::new("a"));
+    let asked = Arc::clone(&unwanted);
+    let filter = move |dir: &Path| dir != Path::new(*asked.lock().unwrap());
+    let mut watched = Watched::new(Tree::builder(&root).filter(filter).open().unwrap());
+    *unwanted.lock().unwrap() = "b";
+    watched.tree.refilter().unwrap();
+    let changes = watched.changes();
+    let made = paths(&changes, Mask::CREATE);
+    for path in ["a/deep", "a/deep/file"] {
+        assert!(made.contains(&root.join(path)), "{changes:?}");
+    }
+    assert!(
+        !made.iter().any(|path| path.starts_with(root.join("b/deep"))),
+        "{changes:?}"
+    );
+    fs::write(root.join("b/deep/unheard"), "").unwrap();
+    fs::write(root.join("a/deep/heard"), "").unwrap();
+    assert_eq!(paths(&watched.changes(), Mask::CREATE), [root.join("a/deep/heard")]);
+    watched.settle();
+    assert_eq!(watched.tree.stats().directories, 3);
+}
+
+/// Opens a tree while a hook is called for a directory that was listed and not looked at yet.
+fn with_hook(root: &Path, name: &'static str, hook: impl Fn() + Send + Sync + 'static) -> Watched {
+    let armed = AtomicBool::new(true);
+    let filter = move |dir: &Path| {
+        if dir.file_name() == Some(name.as_ref()) && armed.swap(false, Ordering::AcqRel) {
+            hook();
+        }
+        true
+    };
+    Watched::new(Tree::builder(root).filter(filter).open().unwrap())
+}
+
+#[test]
+fn a_directory_that_vanishes_between_listing_and_look_leaves_the_rest_covered() {
+    for replaced in [false, true] {
+        let dir = tempdir().unwrap();
+        let root = dir.path().join("root");
+        for name in ["a/deep", "b", "c/vanishing/deep", "c/z"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        let vanishing = root.join("c/vanishing");
+        let hook = move || {
+            fs::remove_dir_all(&vanishing).unwrap();
+            if replaced {
+                fs::create_dir_all(vanishing.join("other")).unwrap();
+            }
+        };
+        let mut watched = with_hook(&root, "vanishing", hook);
+        assert!(watched.tree.uncovered().is_empty());
+        for name in ["a/deep", "b", "c/z"] {
+            fs::write(root.join(name).join("file"), "").unwrap();
+            assert_eq!(paths(&watched.changes(), Mask::CREATE), [root.join(name).join("file")]);
+        }
+        assert_watched_exactly(&root);
+    }
+}
+
+#[test]
+fn a_directory_that_vanishes_after_it_was_moved_in_is_not_left_behind() {
+    let dir = tempdir().unwrap();
+    let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+    fs::create_dir(&root).unwrap();
+    fs::create_dir_all(outside.join("vanishing/deep")).unwrap();
+    fs::create_dir_all(outside.join("z")).unwrap();
+    let vanishing = root.join("in/vanishing");
+    let mut watched = with_hook(&root, "vanishing", move || fs::remove_dir_all(&vanishing).unwrap());
+    fs::rename(&outside, root.join("in")).unwrap();
+    let mut model = Model::new(&root, Node::dir());
+    watched.changes().iter().for_each(|change| model.apply(change).unwrap());
+    assert_eq!(difference(&model.node, &disk(&root, &|_| true), &root), None);
+    assert!(watched.tree.uncovered().is_empty());
+    watched.settle();
+    assert_watched_exactly(&root);
 }

@@ -5,7 +5,10 @@ mod support;
 
 mod coverage;
 mod deep;
+mod limits;
 mod model;
+mod mounts;
+mod overflow;
 mod replay;
 mod roots;
 mod scenarios;

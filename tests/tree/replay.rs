@@ -16,7 +16,6 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Barrier as Start;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,7 +25,8 @@ use ringwatch::tree::{Recovery, Tree, TreeBuilder};
 use tempfile::TempDir;
 
 use crate::model::{Model, Watched, difference, disk};
-use crate::support::{PATIENCE, backends, kernel};
+use crate::support::kernel::{self, SmallQueue};
+use crate::support::{PATIENCE, backends};
 
 /// A small generator of numbers (splitmix64), the same on every machine.
 #[derive(Clone)]
@@ -120,23 +120,13 @@ impl Round {
 }
 
 fn may_shrink_queue() -> bool {
-    OpenOptions::new().write(true).open(QUEUE).is_ok()
+    OpenOptions::new().write(true).open(kernel::QUEUE).is_ok()
 }
-
-const QUEUE: &str = "/proc/sys/fs/inotify/max_queued_events";
 
 /// Opens a tree whose kernel queue is this small. An instance keeps the limit it was made under.
 fn open(builder: TreeBuilder, queue: Option<u64>) -> Tree {
-    static LIMIT: Mutex<()> = Mutex::new(());
-    let Some(queue) = queue else {
-        return builder.open().expect("a tree");
-    };
-    let _alone = LIMIT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let before = fs::read(QUEUE).expect("the limit");
-    fs::write(QUEUE, queue.to_string()).expect("a smaller limit");
-    let tree = builder.open();
-    fs::write(QUEUE, before).expect("the limit as it was");
-    tree.expect("a tree")
+    let _small = queue.map(|events| SmallQueue::new(events).expect("a smaller limit"));
+    builder.open().expect("a tree")
 }
 
 /// Few names, so that the threads get in each other's way.

@@ -1,0 +1,142 @@
+//! What is there of a tree when the kernel's queue was too small. The consumer takes nothing and the budget is small, so
+//! the queue fills for certain.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use ringwatch::Mask;
+use ringwatch::tree::{Origin, OwnedChange, Recovery, Tree, TreeBuilder};
+use tempfile::{TempDir, tempdir};
+
+use crate::model::{Model, Watched, difference, disk};
+use crate::scenarios::{assert_watched_exactly, paths};
+use crate::support::{Flood, queue_limit};
+
+/// Events that are read before nobody takes more, at most.
+const BUDGET: usize = 2_000;
+
+fn builder(root: &Path, recovery: Recovery) -> TreeBuilder {
+    Tree::builder(root).recovery(recovery).buffers(2).buffer_size(4096)
+}
+
+fn place() -> (TempDir, PathBuf) {
+    let dir = tempdir().expect("a directory");
+    let root = dir.path().join("root");
+    for name in ["floods", "gone/deep", "old/sub"] {
+        fs::create_dir_all(root.join(name)).expect("directories");
+    }
+    fs::write(root.join("old/file"), "").expect("a file");
+    (dir, root)
+}
+
+/// What is lost: directories made, removed and renamed.
+fn act(root: &Path) {
+    fs::create_dir_all(root.join("made/deep")).expect("directories");
+    fs::write(root.join("made/deep/early"), "").expect("a file");
+    fs::remove_dir_all(root.join("gone")).expect("removed");
+    fs::rename(root.join("old"), root.join("new")).expect("renamed");
+}
+
+/// All changes of a tree that has lost what [`act`] did.
+fn after_loss(root: &Path, recovery: Recovery) -> (Watched, Vec<OwnedChange>) {
+    let mut flood = Flood::new(&root.join("floods"));
+    let mut watched = Watched::new(builder(root, recovery).open().expect("a tree"));
+    flood.cause(queue_limit() + BUDGET);
+    act(root);
+    let changes = watched.changes();
+    let overflows = changes.iter().filter(|change| change.is_overflow()).count();
+    assert_eq!((overflows, watched.tree.stats().instance.overflows), (1, 1));
+    (watched, changes)
+}
+
+fn is_covered(root: &Path, watched: &mut Watched) {
+    watched.settle();
+    assert_watched_exactly(root);
+    for dir in ["made/deep", "new/sub"] {
+        let late = root.join(dir).join("late");
+        fs::write(&late, "").unwrap();
+        assert_eq!(paths(&watched.changes(), Mask::CREATE), [late]);
+    }
+}
+
+#[test]
+fn what_an_overflow_swallowed_is_found_and_reported() {
+    let (_dir, root) = place();
+    let mut model = Model::new(&root, disk(&root, &|_| true));
+    // Its two files are made before the tree is opened.
+    drop(Flood::new(&root.join("floods")));
+    model.node = disk(&root, &|_| true);
+    let (mut watched, changes) = after_loss(&root, Recovery::Diff);
+    let lost = changes.iter().position(OwnedChange::is_overflow).unwrap();
+    let found = &changes[lost + 1..];
+    assert!(found.iter().all(|change| change.origin() == Origin::Scan), "{found:?}");
+    let made = paths(found, Mask::CREATE);
+    for path in ["made", "made/deep", "made/deep/early", "new", "new/sub", "new/file"] {
+        assert_eq!(
+            made.iter().filter(|made| **made == root.join(path)).count(),
+            1,
+            "{path}"
+        );
+    }
+    let gone = paths(found, Mask::DELETE);
+    assert!(
+        gone.contains(&root.join("gone")) && gone.contains(&root.join("old")),
+        "{gone:?}"
+    );
+    changes.iter().for_each(|change| model.apply(change).unwrap());
+    assert_eq!(difference(&model.node, &disk(&root, &|_| true), &root), None);
+    is_covered(&root, &mut watched);
+}
+
+#[test]
+fn with_a_mark_only_an_overflow_is_said_and_all_is_watched() {
+    let (_dir, root) = place();
+    let (mut watched, changes) = after_loss(&root, Recovery::Mark);
+    assert!(changes.iter().all(|change| change.origin() == Origin::Kernel));
+    let lost = changes.iter().position(OwnedChange::is_overflow).unwrap();
+    assert_eq!(changes[lost + 1..].len(), 0, "{:?}", &changes[lost + 1..]);
+    is_covered(&root, &mut watched);
+}
+
+#[test]
+fn overflows_while_recovering_come_to_an_end() {
+    const MORE: usize = 3;
+    for recovery in [Recovery::Mark, Recovery::Diff] {
+        let (_dir, root) = place();
+        let mut flood = Flood::new(&root.join("floods"));
+        let mut model = Model::new(&root, disk(&root, &|_| true));
+        // The filter is asked in the midst of a look around. While it does not answer nothing is taken from the queue but what
+        // the budget allows.
+        let to_come = Arc::new(AtomicUsize::new(0));
+        let again = Arc::clone(&to_come);
+        let (inner, second) = (root.clone(), Mutex::new(Flood::new(&root.join("floods"))));
+        let filter = move |dir: &Path| {
+            if dir == Path::new("floods")
+                && let Ok(left) = again.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1))
+            {
+                second.lock().expect("it floods").cause(queue_limit() + BUDGET);
+                fs::create_dir_all(inner.join(format!("made-{left}/deep"))).expect("directories");
+                let _ = fs::remove_dir_all(inner.join(format!("made-{}", left + 1)));
+            }
+            true
+        };
+        let mut watched = Watched::new(builder(&root, recovery).filter(filter).open().unwrap());
+        to_come.store(MORE, Ordering::Release);
+        flood.cause(queue_limit() + BUDGET);
+        act(&root);
+        let changes = watched.changes();
+        assert_eq!(
+            watched.tree.stats().instance.overflows as usize,
+            1 + MORE,
+            "{recovery:?}"
+        );
+        assert_eq!(to_come.load(Ordering::Acquire), 0);
+        if recovery == Recovery::Diff {
+            changes.iter().for_each(|change| model.apply(change).unwrap());
+            assert_eq!(difference(&model.node, &disk(&root, &|_| true), &root), None);
+        }
+        is_covered(&root, &mut watched);
+    }
+}
