@@ -1,8 +1,8 @@
 //! A small process that ends the command when the watcher is gone and could not do so itself, as after `SIGKILL`.
 //!
-//! It holds the reading end of a pipe. What comes through it is the number of the process group to look after, written by
-//! each command itself before it becomes the command, so there is no moment without care; and 0 when it is over. The end
-//! of the pipe is the end of the watcher.
+//! It holds the reading end of a pipe. What comes through it is the number of the process group to look after, written
+//! by each command itself before it becomes the command, so there is no moment without care; and 0 when it is over. The
+//! end of the pipe is the end of the watcher.
 //!
 //! Not in its care is what leaves its group, as daemons do (`setsid`); and if somebody kills the guard and the watcher
 //! at once, nobody is left to do anything.
@@ -52,8 +52,8 @@ impl Guard {
             rustix::io::write(&pipe, &group.to_ne_bytes())?;
             Ok(())
         };
-        // SAFETY: what runs between fork and exec are two system calls, which are async-signal-safe, on a descriptor that the
-        // closure owns; it allocates nothing and takes no lock.
+        // SAFETY: what runs between fork and exec are two system calls, which are async-signal-safe, on a descriptor that
+        // the closure owns; it allocates nothing and takes no lock.
         unsafe { command.pre_exec(register) };
         Ok(())
     }

@@ -6,9 +6,9 @@
 //! cargo run --release --example build_watcher -- --only '*.md' -- sh -c 'make doc | tail'
 //! ```
 //!
-//! `scope` and `rules` say what is watched, before a watch is spent on it; `news` reads the tree; `burst` makes one thing of
-//! many changes; `watcher` decides what follows; `command` and `guard` see to it that nothing is left behind; `git` knows
-//! when to wait, and `rounds` when to stop; `report` and `json` tell.
+//! `scope` and `rules` say what is watched, before a watch is spent on it; `news` reads the tree; `burst` makes one thing
+//! of many changes; `watcher` decides what follows; `command` and `guard` see to it that nothing is left behind; `git`
+//! knows when to wait, and `rounds` when to stop; `report` and `json` tell.
 
 #![deny(unsafe_code)]
 
@@ -131,6 +131,8 @@ fn open(options: &Options, scope: &Arc<Scope>, cancel: &Cancel) -> ringwatch::Re
         // They are there; but they may be replaced later.
         .await_missing_roots(true)
         .backend(options.backend)
+        // A save is several events. The later ones are to come soon, for we count from the last.
+        .batch_window(Duration::from_millis(1))
         .cancel(cancel)
         .on_progress(move |progress| show(&shown, progress))
         .open();

@@ -1,4 +1,4 @@
-//! What is said to people, on stderr: a verb and what it is about, as cargo does. [`Json`](crate::json::Json) is for tools.
+//! What is said to people, on stderr: a verb and what it is about, as cargo does. Tools get JSON.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -53,11 +53,11 @@ impl Report {
         let (names, directories, backend) = (names.join(", "), count(stats.directories, "directory"), tree.backend());
         let how = format!("{directories} in {}, {}", duration(took), backend.kind());
         self.say(GOOD, "Watching", format_args!("{names} ({how})"));
-        if let Some(json) = &self.json {
+        self.event(|| {
             let roots: Vec<_> = roots.iter().map(|root| text(root.as_os_str())).collect();
-            let (directories, ms) = (stats.directories, took.as_millis() as u64);
-            json.tell(json!({"event": "ready", "roots": roots, "directories": directories, "ms": ms, "backend": backend.kind().to_string()}));
-        }
+            let (directories, ms, backend) = (stats.directories, took.as_millis() as u64, backend.kind().to_string());
+            json!({"event": "ready", "roots": roots, "directories": directories, "ms": ms, "backend": backend})
+        });
         let mut uncovered = tree.uncovered();
         uncovered.sort_by(|a, b| a.path.cmp(&b.path));
         for one in uncovered.iter().take(NAMED) {
@@ -71,7 +71,10 @@ impl Report {
 
     pub(crate) fn uncovered(&self, error: &Error) {
         self.warn("Not covered", error);
-        self.event(|| json!({"event": "uncovered", "path": error.path().map(|path| text(path.as_os_str())), "error": error.to_string()}));
+        self.event(|| {
+            let path = error.path().map(|path| text(path.as_os_str()));
+            json!({"event": "uncovered", "path": path, "error": error.to_string()})
+        });
     }
 
     pub(crate) fn overflowed(&self) {
@@ -245,7 +248,7 @@ impl Report {
         }
     }
 
-    /// Relative if that is shorter; a terminal obeys what it is sent, so what can't be printed is escaped.
+    /// Relative, if that is shorter.
     fn shown(&self, path: &Path) -> String {
         let short = path.strip_prefix(&self.base).unwrap_or(path);
         let short = if short.as_os_str().is_empty() {
@@ -253,11 +256,7 @@ impl Report {
         } else {
             short
         };
-        let text = short.to_string_lossy();
-        match text.contains(char::is_control) {
-            true => text.escape_debug().to_string(),
-            false => text.into_owned(),
-        }
+        printable(&short.to_string_lossy())
     }
 }
 
@@ -293,14 +292,15 @@ fn quoted(word: &str) -> String {
     let is_plain = |letter: char| letter.is_alphanumeric() || "_-./=:,+@%".contains(letter);
     match !word.is_empty() && word.chars().all(is_plain) {
         true => word.to_owned(),
-        false => format!(
-            "'{}'",
-            word.replace('\'', r"'\''")
-                .escape_debug()
-                .to_string()
-                .replace("\\'", "'")
-                .replace("\\\\", "\\")
-                .replace("\\\"", "\"")
-        ),
+        false => format!("'{}'", printable(&word.replace('\'', r"'\''"))),
     }
+}
+
+/// A terminal obeys what it is sent, so what can't be printed is escaped.
+fn printable(text: &str) -> String {
+    let escaped = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }

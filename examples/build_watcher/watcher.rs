@@ -269,7 +269,7 @@ impl<'a> Watcher<'a> {
     }
 }
 
-/// What the command is told. The kernel takes no variable over 128 KiB; paths beyond half of that are counted, not named.
+/// What the command is told. The kernel takes no variable over 128 KiB; paths beyond half of that are only counted.
 fn variables(run: u64, reason: &str, effects: &[(PathBuf, Effect)]) -> Vec<(&'static str, OsString)> {
     const MOST: usize = 64 * 1024;
     let mut paths = OsString::new();
