@@ -174,8 +174,8 @@ impl Report {
         self.event(|| json!({"event": "queued", "run": run}));
     }
 
-    pub(crate) fn ignored(&self, run: u64) {
-        self.say(CARE, "Ignored", "as the command is running");
+    pub(crate) fn ignored(&self, run: u64, why: &str) {
+        self.say(CARE, "Ignored", why);
         self.event(|| json!({"event": "ignored", "run": run}));
     }
 

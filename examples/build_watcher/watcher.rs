@@ -174,7 +174,7 @@ impl<'a> Watcher<'a> {
         }
         self.report.settled(&effects);
         if burst.during_run && self.options.on_busy == OnBusy::Ignore {
-            return self.report.ignored(self.runs);
+            return self.report.ignored(self.runs, "as the command was running");
         }
         if !self.may_run(&burst, &effects) {
             return;
@@ -198,6 +198,8 @@ impl<'a> Watcher<'a> {
             .changed_by_run(paths.clone(), first.saturating_duration_since(run.started));
         if matches!(verdict, Verdict::Warn | Verdict::Stop) {
             self.report.loops(&paths, verdict == Verdict::Stop);
+        } else if verdict == Verdict::Stay {
+            self.report.ignored(self.runs, "as the command does that itself");
         }
         matches!(verdict, Verdict::Run | Verdict::Warn)
     }

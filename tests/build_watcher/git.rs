@@ -63,7 +63,7 @@ fn ignore_files_hold_at_once() {
 }
 
 #[test]
-fn global_excludes_and_those_of_the_repository_hold() {
+fn options_and_the_excludes_of_the_repository_hold() {
     let project = Project::new();
     project.write(".git/info/exclude", "*.private\n");
     let mut watcher = project.watch(&["--exclude", "docs/**", "--exclude", "*.md"], "true");
