@@ -12,6 +12,8 @@ mod batch;
 mod builder;
 mod change;
 mod crawl;
+#[cfg(test)]
+mod fed;
 mod files;
 mod marks;
 mod nodes;

@@ -5,6 +5,7 @@ mod support;
 
 mod coverage;
 mod deep;
+mod large;
 mod limits;
 mod model;
 mod mounts;

@@ -235,7 +235,7 @@ pub(crate) fn exchange(a: &Path, b: &Path) -> io::Result<()> {
     }
 }
 
-fn place() -> TempDir {
+pub(crate) fn place() -> TempDir {
     // In memory, if that can be had: the disk is not what is tested.
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
@@ -444,7 +444,7 @@ fn compare_watches(round: &Round, root: &Path) -> Result<(), String> {
     Err(format!("unwatched: {missing:?}, watched and not there: {more:?}"))
 }
 
-fn number(variable: &str) -> Option<u64> {
+pub(crate) fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
