@@ -119,7 +119,7 @@ impl Core {
             return false;
         }
         #[cfg(feature = "tracing")]
-        tracing::warn!(instance = self.instance, %refusal, "falling back to epoll");
+        tracing::info!(instance = self.instance, %refusal, "going on with epoll");
         self.set_report(BackendReport::epoll(Some(refusal)));
         true
     }

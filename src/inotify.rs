@@ -124,8 +124,9 @@ impl Inotify {
         }
     }
 
-    /// Which backend reads the events, and why not the better one. What is true when the instance is made can change once:
-    /// if io_uring is denied when a reading half is made, [`Backend::Auto`](crate::Backend::Auto) falls back then.
+    /// Which backend reads the events, and why not the better one. What is true when the instance is made can change: if
+    /// io_uring is denied when a reading half is made, [`Backend::Auto`](crate::Backend::Auto) falls back then, and while a
+    /// reader moves too often between threads, or is a stream on tokio without a window, it does without.
     pub fn backend(&self) -> BackendReport {
         self.core.report()
     }

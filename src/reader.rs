@@ -1,6 +1,8 @@
 //! The reading half that is driven in place, by whoever asks it.
 
 use std::borrow::Cow;
+#[cfg(feature = "tokio")]
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -182,16 +184,21 @@ impl Reader {
 
     /// What tokio is to wait on, from now on.
     #[cfg(feature = "tokio")]
-    pub(crate) fn enter_tokio(&mut self) -> Descriptors {
+    pub(crate) fn enter_tokio(&mut self) -> io::Result<Descriptors> {
         self.show_rest();
         if self.core.window.is_zero() {
+            // It is not asked meanwhile, and must not be found shut when it is again.
+            self.gate.open(&self.source.fd)?;
             // Both would poll the descriptor, for one read: a third more CPU at every rate.
             let cause = "tokio waits with epoll, and a ring behind that costs more than it saves";
             self.give_ring_up(cause, "ask for Backend::Uring by name to have one all the same");
-            return Descriptors::Own(Arc::clone(&self.source.fd), Arc::clone(&self.notifier));
+            return Ok(Descriptors::Own(
+                Arc::clone(&self.source.fd),
+                Arc::clone(&self.notifier),
+            ));
         }
         let shown = self.gate.show(&self.source.fd, &self.notifier, self.core.window);
-        Descriptors::Gate(Arc::clone(shown))
+        Ok(Descriptors::Gate(Arc::clone(shown)))
     }
 
     /// Tokio waits no longer.
@@ -220,7 +227,8 @@ impl Reader {
             batch = self.ask()?;
         }
         let read_all = self.engine.as_ref().is_some_and(Engine::has_read_all);
-        let nothing_left = batch.is_none() || (read_all && !self.core.feed.queue.has_news());
+        // A look can bring nothing that is shown and leave something all the same.
+        let nothing_left = read_all && !self.core.feed.queue.has_news();
         Ok((batch, nothing_left))
     }
 

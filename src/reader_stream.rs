@@ -72,13 +72,13 @@ enum Heard {
 
 impl ReaderStream {
     pub(crate) fn new(mut reader: Reader) -> Result<Self> {
-        let heard = match reader.enter_tokio() {
-            Descriptors::Own(events, signals) => register(events).and_then(|events| {
-                let signals = register(signals)?;
-                Ok(Heard::Own { events, signals })
+        let heard = reader.enter_tokio().and_then(|descriptors| match descriptors {
+            Descriptors::Own(events, signals) => Ok(Heard::Own {
+                events: register(events)?,
+                signals: register(signals)?,
             }),
             Descriptors::Gate(gate) => register(gate).map(Heard::Gate),
-        };
+        });
         let heard = heard.map_err(|cause| Error::os(ErrorKind::ReaderFailed, "open stream", &cause))?;
         Ok(Self {
             heard,

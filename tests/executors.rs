@@ -263,6 +263,87 @@ mod in_place {
     }
 
     #[test]
+    fn a_look_that_brings_nothing_to_show_is_not_the_last() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        let runtime = runtime.expect("a runtime");
+        for &backend in backends() {
+            let dir = tempfile::tempdir().expect("a directory");
+            let builder = Inotify::builder().backend(backend).batch_window(Duration::ZERO);
+            let inotify = builder.buffers(64).buffer_size(544).build().expect("an instance");
+            inotify.add_watch(dir.path(), Mask::MODIFY).expect("a watch");
+            let mut flood = support::Flood::new(dir.path());
+            runtime.block_on(async {
+                let reader = inotify.reader().expect("a reader");
+                let mut stream = reader.into_stream().expect("a stream");
+                flood.overflow();
+                let mut seen = 0;
+                while seen < 8_000 {
+                    seen += stream.next().await.expect("it goes on").expect("a batch").len();
+                }
+                // Each gets another marker when the overflow is read; the first ones then mean nothing, and are not shown.
+                let barriers: Vec<_> = (0..3_000).map(|_| inotify.barrier().expect("a barrier")).collect();
+                let (mut overflowed, mut arrived, mut rest) = (false, 0, 0);
+                while arrived < barriers.len() || rest < 100 {
+                    let batch = stream.next().await.expect("it goes on").expect("a batch");
+                    rest += batch
+                        .iter()
+                        .filter(|event| overflowed && event.name().is_some())
+                        .count();
+                    if batch.overflowed() && !overflowed {
+                        overflowed = true;
+                        flood.cause(100);
+                    }
+                    arrived += batch.iter().filter(|event| event.barrier().is_some()).count();
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_reader_that_was_starved_and_a_stream_shows_its_events_again() {
+        use std::os::fd::{AsFd, AsRawFd};
+
+        let is_readable = |reader: &ringwatch::Reader| {
+            let mut poll = [libc::pollfd {
+                fd: reader.as_fd().as_raw_fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            }];
+            // SAFETY: one pollfd, which lives through the call.
+            unsafe { libc::poll(poll.as_mut_ptr(), 1, 0) == 1 }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        for &backend in backends() {
+            let dir = tempfile::tempdir().expect("a directory");
+            let builder = Inotify::builder().backend(backend).batch_window(Duration::ZERO);
+            let inotify = builder.buffers(2).buffer_size(272).build().expect("an instance");
+            inotify.add_watch(dir.path(), Mask::MODIFY).expect("a watch");
+            let mut flood = support::Flood::new(dir.path());
+            let mut reader = inotify.reader().expect("a reader");
+            assert!(!is_readable(&reader));
+            flood.cause(100);
+            let mut held = Vec::new();
+            while let Some(batch) = reader.try_next().expect("it goes on") {
+                held.push(batch);
+            }
+            assert!(!is_readable(&reader), "nothing can be taken while all buffers are held");
+            let mut seen: usize = held.iter().map(EventBatch::len).sum();
+            reader = runtime.block_on(async {
+                let mut stream = reader.into_stream().expect("a stream");
+                held.clear();
+                while seen < 100 {
+                    seen += stream.next().await.expect("it goes on").expect("a batch").len();
+                }
+                stream.into_reader()
+            });
+            assert!(!is_readable(&reader));
+            flood.cause(1);
+            assert!(is_readable(&reader), "{backend:?}");
+        }
+    }
+
+    #[test]
     fn without_a_window_the_choice_is_to_read_without_a_ring_and_it_is_said() {
         if !backends().contains(&Backend::Uring) {
             return;

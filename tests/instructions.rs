@@ -58,7 +58,9 @@ fn per_event(work: Work, backend: Backend) -> f64 {
 #[test]
 #[ignore = "run by the other test, under valgrind"]
 fn counted() {
-    let task = std::env::var(TASK).expect("a task");
+    let Ok(task) = std::env::var(TASK) else {
+        return;
+    };
     let [work, backend, events] = task.split(' ').collect::<Vec<_>>()[..] else {
         panic!("{task:?} is no task");
     };

@@ -13,6 +13,15 @@ use support::{backends, on_every_backend};
 
 const WINDOW: Duration = Duration::from_millis(10);
 
+/// Sets its flag when dropped.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs `body` while events pour in.
 fn under_load(dir: &Path, body: impl FnOnce()) {
     let done = AtomicBool::new(false);
@@ -24,8 +33,9 @@ fn under_load(dir: &Path, body: impl FnOnce()) {
                 thread::yield_now();
             }
         });
+        // Also if the body panics: the scope waits for the producer.
+        let _done = Done(&done);
         body();
-        done.store(true, Ordering::Relaxed);
     });
 }
 

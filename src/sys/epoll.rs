@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind};
 use crate::queue::add;
 
 /// Buffers one source may fill in one turn before the others have theirs.
-const READS_A_TURN: usize = 16;
+const READS_A_TURN: usize = 32;
 
 /// What the notifier is registered as; sources are registered by their index.
 const NOTIFIER: u64 = u64::MAX;
@@ -64,7 +64,7 @@ impl Epoll {
     }
 
     pub(crate) fn has_read_all(&self) -> bool {
-        self.last_look == Look::All
+        self.last_look != Look::Part
     }
 
     #[cfg(test)]

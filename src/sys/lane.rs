@@ -16,9 +16,9 @@ use crate::engine::Source;
 use crate::error::{Error, ErrorKind};
 use crate::queue::add;
 
-/// Buffers a source lends to the kernel at a time: enough that a busy window's events come in one system call, and few
-/// enough that they are still in a core's cache when they are looked at.
-pub(super) const LENT: u16 = 8;
+/// Buffers a source lends to the kernel at a time: of the default size, as many as 16,384 events with short names fill,
+/// which is all that the kernel's queue holds. With fewer, a busy window's events come in more than one turn.
+pub(super) const LENT: u16 = 32;
 
 /// Ends of a read in a row that brought neither events nor a reason not to try again.
 const MOST_FRUITLESS: u32 = 64;

@@ -46,7 +46,8 @@ impl Notifier {
             // Nothing there; if the flag is up, the write is still on its way: leave both for the next look.
             return false;
         }
-        self.signalled.store(false, Ordering::SeqCst);
+        // A swap, not a store: it sees what was put in place before each signal that was folded into this one.
+        self.signalled.swap(false, Ordering::SeqCst);
         true
     }
 

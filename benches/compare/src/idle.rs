@@ -134,6 +134,22 @@ fn activity(process: u32) -> Result<Activity, Box<dyn Error>> {
     Ok(sum)
 }
 
+/// An error if ringwatch woke for nothing.
+pub fn judge(idle: &[Idle]) -> Result<(), Box<dyn Error>> {
+    let ours = |idle: &&Idle| {
+        ["stream", "reader", "tokio"]
+            .iter()
+            .any(|half| idle.consumer.starts_with(half))
+    };
+    for idle in idle.iter().filter(ours) {
+        let wakeups = idle.at_first.switches + idle.after_burst.switches;
+        if wakeups > 0 {
+            return Err(format!("{} woke {wakeups} times while nothing happened", idle.consumer).into());
+        }
+    }
+    Ok(())
+}
+
 pub fn print(idle: &[Idle]) {
     println!(
         "\nWhile nothing happens for {} s, at first and after a burst of {BURST} events. A process whose threads never ran \

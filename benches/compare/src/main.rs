@@ -126,7 +126,9 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         _ => run::run(plans, choice.counter, &mut csv)?,
     };
     if matches!(options.command, None | Some(Command::Idle)) {
-        idle::print(&idle::idle(&Plan::idlers(choice))?);
+        let idle = idle::idle(&Plan::idlers(choice))?;
+        idle::print(&idle);
+        idle::judge(&idle)?;
     }
     if matches!(options.command, None | Some(Command::Drain)) {
         drain::print(&drain::drain(choice.rounds * 6)?);
