@@ -1,0 +1,116 @@
+//! One run of the command: a process group of its own, with all that it starts.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::SyncSender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid};
+
+use crate::guard::Guard;
+use crate::news::{Asked, News};
+
+/// How the command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Exited(i32),
+    Killed(i32),
+}
+
+impl Outcome {
+    /// As a shell reports it.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Exited(code) => code as u8,
+            Self::Killed(signal) => 128 + signal as u8,
+        }
+    }
+}
+
+pub(crate) struct Run {
+    pub(crate) number: u64,
+    pub(crate) started: Instant,
+    pub(crate) outcome: Option<Outcome>,
+    child: Child,
+    group: Pid,
+}
+
+impl Run {
+    /// Starts the command. Its end is told as news.
+    pub(crate) fn start(
+        number: u64,
+        words: &[OsString],
+        variables: Vec<(&str, OsString)>,
+        own_output: bool,
+        guard: &mut Guard,
+        news: SyncSender<News>,
+    ) -> io::Result<Self> {
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).envs(variables);
+        // It is not the terminal's foreground group, and would be stopped when it read from there.
+        command.stdin(Stdio::null()).process_group(0);
+        if !own_output {
+            command.stdout(io::stderr());
+        }
+        guard.protect(&mut command)?;
+        let child = command.spawn()?;
+        let group = Pid::from_child(&child);
+        thread::spawn(move || {
+            // The process stays a zombie until the run is over, so its number is not given to another meanwhile.
+            let ended = waitid(WaitId::Pid(group), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+            if let Ok(Some(status)) = ended {
+                let outcome = match status.exit_status() {
+                    Some(code) => Outcome::Exited(code),
+                    None => Outcome::Killed(status.terminating_signal().unwrap_or_default()),
+                };
+                // At the end of the program, nobody asks.
+                let _ = news.send(News::Finished(number, outcome));
+            }
+        });
+        Ok(Self {
+            number,
+            started: Instant::now(),
+            outcome: None,
+            child,
+            group,
+        })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends whatever is left of the group: asks it to, and after a time of grace kills it. False if that was in vain.
+    pub(crate) fn end(mut self, grace: Duration, asked: &Asked, guard: &mut Guard) -> bool {
+        let _ = kill_process_group(self.group, Signal::TERM);
+        // A stopped process would hear of it only when it goes on.
+        let _ = kill_process_group(self.group, Signal::CONT);
+        let mut ended = self.wait_until_gone(grace, || asked.again());
+        if !ended {
+            let _ = kill_process_group(self.group, Signal::KILL);
+            ended = self.wait_until_gone(Duration::from_secs(2), || false);
+        }
+        guard.release();
+        ended
+    }
+
+    fn wait_until_gone(&mut self, most: Duration, hurried: impl Fn() -> bool) -> bool {
+        let begun = Instant::now();
+        let mut pause = Duration::from_micros(100);
+        loop {
+            // The zombie counts as one of the group.
+            let reaped = !matches!(self.child.try_wait(), Ok(None));
+            if reaped && test_kill_process_group(self.group) == Err(rustix::io::Errno::SRCH) {
+                return true;
+            }
+            if begun.elapsed() >= most || hurried() {
+                return false;
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+    }
+}

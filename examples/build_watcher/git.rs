@@ -1,0 +1,39 @@
+//! Whether git is at work. It changes many files, with pauses, and what lies there in between is worth no build.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A lock that is kept longer without any change is taken for one that was left behind.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The repositories that were asked for.
+pub(crate) struct Git(Vec<PathBuf>);
+
+impl Git {
+    pub(crate) fn around(roots: &[PathBuf]) -> Self {
+        let find = |root: &PathBuf| {
+            root.ancestors()
+                .map(|dir| dir.join(".git"))
+                .find_map(|place| directory(&place))
+        };
+        Self(roots.iter().filter_map(find).collect())
+    }
+
+    /// Holds during a checkout, a stash, a merge; and during a rebase, unless it has stopped to ask.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.0.iter().any(|git| {
+            let has = |name: &str| git.join(name).exists();
+            has("index.lock") || has("rebase-merge") && !has("rebase-merge/stopped-sha")
+        })
+    }
+}
+
+/// A work tree that was added has a file in the place of the directory, which says where that is.
+fn directory(place: &Path) -> Option<PathBuf> {
+    if place.is_dir() {
+        return Some(place.to_owned());
+    }
+    let text = fs::read_to_string(place).ok()?;
+    Some(place.parent()?.join(text.trim_end().strip_prefix("gitdir: ")?))
+}

@@ -1,0 +1,35 @@
+//! What is said to tools, on stdout: one object a line.
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::burst::Effect;
+
+pub(crate) struct Json;
+
+impl Json {
+    pub(crate) fn tell(&self, event: Value) {
+        let mut stdout = io::stdout().lock();
+        // Whoever read it may have seen enough.
+        let _ = writeln!(stdout, "{event}").and_then(|()| stdout.flush());
+    }
+}
+
+/// A string, or an array of bytes if it is not UTF-8.
+pub(crate) fn text(text: &OsStr) -> Value {
+    text.to_str().map_or_else(|| json!(text.as_bytes()), |text| json!(text))
+}
+
+pub(crate) fn change(path: &Path, effect: &Effect) -> Value {
+    let path = text(path.as_os_str());
+    match effect {
+        Effect::Created => json!({"path": path, "effect": "created"}),
+        Effect::Changed => json!({"path": path, "effect": "changed"}),
+        Effect::Removed => json!({"path": path, "effect": "removed"}),
+        Effect::RenamedFrom(from) => json!({"path": path, "effect": "renamed", "from": text(from.as_os_str())}),
+    }
+}

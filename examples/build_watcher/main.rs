@@ -1,0 +1,189 @@
+//! Reruns a command when sources change.
+//!
+//! ```sh
+//! cargo run --release --example build_watcher -- -- cargo test
+//! cargo run --release --example build_watcher -- --clear src Cargo.toml -- cargo run
+//! cargo run --release --example build_watcher -- --only '*.md' -- sh -c 'make doc | tail'
+//! ```
+//!
+//! `scope` and `rules` say what is watched, before a watch is spent on it; `news` reads the tree; `burst` makes one thing
+//! of many changes; `watcher` decides what follows; `command` and `guard` see to it that nothing is left behind; `git`
+//! knows when to wait, and `rounds` when to stop; `report` and `json` tell.
+
+#![deny(unsafe_code)]
+
+mod burst;
+mod command;
+mod git;
+mod guard;
+mod json;
+mod news;
+mod options;
+mod report;
+mod rounds;
+mod rules;
+mod scope;
+mod watcher;
+
+use std::env;
+use std::error::Error;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use ringwatch::ErrorKind;
+use ringwatch::tree::{Cancel, Progress, Tree};
+
+use crate::news::Asked;
+use crate::options::Options;
+use crate::report::{Report, count, fail};
+use crate::scope::Scope;
+use crate::watcher::Watcher;
+
+/// News that wait. When it is full, the kernel keeps them.
+const QUEUE: usize = 64;
+
+fn main() -> ExitCode {
+    if let Some(code) = guard::serve() {
+        return code;
+    }
+    let options = Options::parse();
+    let scope = match Scope::new(&options) {
+        Ok(scope) => Arc::new(scope),
+        Err(fault) => {
+            fail(fault);
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(cause) = find(Path::new(&options.command[0])) {
+        let (message, code) = why_not_started(&options.command, &cause);
+        fail(message);
+        return ExitCode::from(code);
+    }
+    watch(&options, &scope).unwrap_or_else(|error| {
+        fail(error);
+        ExitCode::FAILURE
+    })
+}
+
+fn watch(options: &Options, scope: &Arc<Scope>) -> watcher::Ended {
+    let (tell, news) = sync_channel(QUEUE);
+    let asked = Arc::new(Asked::default());
+    let cancel = Cancel::new();
+    news::hear(tell.clone(), Arc::clone(&asked), cancel.clone())?;
+    let begun = Instant::now();
+    let tree = match open(options, scope, &cancel) {
+        Err(error) if error.kind() == ErrorKind::Cancelled => {
+            return Ok(ExitCode::from(128 + asked.by().unwrap_or_default() as u8));
+        }
+        opened => opened?,
+    };
+    scope.rules.forget();
+    news::read(&tree, Arc::clone(scope), tell.clone())?;
+    check(&tree, &scope.roots)?;
+    let report = Report::new(options);
+    report.ready(&tree, &scope.roots, begun.elapsed());
+    let ended = Watcher::new(options, &report, &tree, (tell, news), asked)?.watch();
+    if options.stats {
+        report.stats(&tree);
+    }
+    ended
+}
+
+/// What others don't let us read is not ours to build; but a root is, and a limit may hide anything.
+fn check(tree: &Tree, roots: &[PathBuf]) -> Result<(), Box<dyn Error>> {
+    let uncovered = tree.uncovered();
+    if let Some(root) = uncovered.iter().find(|one| roots.contains(&one.path)) {
+        return Err(root.error.clone().into());
+    }
+    let mut limited = uncovered.iter().filter(|one| one.error.kind() == ErrorKind::WatchLimit);
+    let Some(first) = limited.next() else { return Ok(()) };
+    let number = count(1 + limited.count(), "directory");
+    let remedy = first.error.remedy().unwrap_or("raise fs.inotify.max_user_watches");
+    Err(format!("no watch is left for {number}; {remedy}, or leave something out with --exclude").into())
+}
+
+/// Watches the tree, and shows how far that is if it takes long.
+fn open(options: &Options, scope: &Arc<Scope>, cancel: &Cancel) -> ringwatch::Result<Tree> {
+    let style =
+        ProgressStyle::with_template("{spinner:.green} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let line = ProgressBar::new_spinner().with_style(style);
+    if options.quiet || options.json {
+        line.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+    }
+    let wanted = Arc::clone(scope);
+    let shown = line.clone();
+    let mut roots = scope.roots.iter();
+    let mut builder = Tree::builder(roots.next().map_or(Path::new("."), PathBuf::as_path));
+    for root in roots {
+        builder = builder.root(root);
+    }
+    let tree = builder
+        .mask(news::mask(options.metadata))
+        .filter(move |dir| wanted.has_dir(dir))
+        // They are there; but they may be replaced later.
+        .await_missing_roots(true)
+        .backend(options.backend)
+        // A save is several events. The later ones are to come soon, for we count from the last.
+        .batch_window(Duration::from_millis(1))
+        .cancel(cancel)
+        .on_progress(move |progress| show(&shown, progress))
+        .open();
+    line.finish_and_clear();
+    tree
+}
+
+fn show(line: &ProgressBar, progress: &Progress) {
+    if progress.elapsed < Duration::from_millis(50) {
+        return;
+    }
+    let mut message = count(progress.directories, "directory");
+    if progress.errors > 0 {
+        message += &format!(", {} of them not covered", progress.errors);
+    }
+    line.set_message(message);
+    line.tick();
+}
+
+/// Whether a command of this name can be run, as `execvp` looks for it.
+fn find(name: &Path) -> io::Result<()> {
+    let is_path = name.components().count() > 1 || name.is_absolute();
+    let dirs = if is_path {
+        OsString::new()
+    } else {
+        env::var_os("PATH").unwrap_or_default()
+    };
+    let mut fault = io::ErrorKind::NotFound;
+    for dir in env::split_paths(&dirs).chain(is_path.then(PathBuf::new)) {
+        match dir.join(name).metadata() {
+            Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => return Ok(()),
+            Ok(_) => fault = io::ErrorKind::PermissionDenied,
+            Err(_) => {}
+        }
+    }
+    Err(fault.into())
+}
+
+/// A line that names the remedy, and the exit code that shells use.
+fn why_not_started(command: &[OsString], cause: &io::Error) -> (String, u8) {
+    let name = command[0].to_string_lossy();
+    match cause.kind() {
+        io::ErrorKind::NotFound if name.contains(char::is_whitespace) => (
+            format!("no command is named {name:?}; to have a shell run it: -- sh -c {name:?}"),
+            127,
+        ),
+        io::ErrorKind::NotFound => (
+            format!("no command is named {name:?}; is it installed, and in PATH?"),
+            127,
+        ),
+        io::ErrorKind::PermissionDenied => (format!("{name:?} can't be run; make it a program with chmod +x"), 126),
+        _ => (format!("{name:?} can't be run: {cause}"), 126),
+    }
+}

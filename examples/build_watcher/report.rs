@@ -1,0 +1,306 @@
+//! What is said to people, on stderr: a verb and what it is about, as cargo does. Tools get JSON.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use ringwatch::tree::{Tree, TreeStats};
+use ringwatch::{Error, Limits};
+use serde_json::json;
+
+use crate::burst::Effect;
+use crate::command::Outcome;
+use crate::json::{Json, text};
+use crate::options::Options;
+
+/// Paths that are named one by one.
+const NAMED: usize = 4;
+
+const GOOD: AnsiColor = AnsiColor::Green;
+const NEWS: AnsiColor = AnsiColor::Cyan;
+const CARE: AnsiColor = AnsiColor::Yellow;
+const BAD: AnsiColor = AnsiColor::Red;
+
+pub(crate) struct Report {
+    quiet: bool,
+    clear: bool,
+    json: Option<Json>,
+    command: String,
+    base: PathBuf,
+}
+
+impl Report {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            quiet: options.quiet || options.json,
+            clear: options.clear && !options.json && io::stdout().is_terminal(),
+            json: options.json.then_some(Json),
+            command: options
+                .command
+                .iter()
+                .map(|word| quoted(&word.to_string_lossy()))
+                .collect::<Vec<_>>()
+                .join(" "),
+            base: std::env::current_dir().unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn ready(&self, tree: &Tree, roots: &[PathBuf], took: Duration) {
+        let stats = tree.stats();
+        let names: Vec<_> = roots.iter().map(|root| self.shown(root)).collect();
+        let (names, directories, backend) = (names.join(", "), count(stats.directories, "directory"), tree.backend());
+        let how = format!("{directories} in {}, {}", duration(took), backend.kind());
+        self.say(GOOD, "Watching", format_args!("{names} ({how})"));
+        self.event(|| {
+            let roots: Vec<_> = roots.iter().map(|root| text(root.as_os_str())).collect();
+            let (directories, ms, backend) = (stats.directories, took.as_millis() as u64, backend.kind().to_string());
+            json!({"event": "ready", "roots": roots, "directories": directories, "ms": ms, "backend": backend})
+        });
+        let mut uncovered = tree.uncovered();
+        uncovered.sort_by(|a, b| a.path.cmp(&b.path));
+        for one in uncovered.iter().take(NAMED) {
+            self.uncovered(&one.error);
+        }
+        if uncovered.len() > NAMED {
+            let more = uncovered.len() - NAMED;
+            self.warn("Not covered", format_args!("{} more", count(more, "directory")));
+        }
+    }
+
+    pub(crate) fn uncovered(&self, error: &Error) {
+        self.warn("Not covered", error);
+        self.event(|| {
+            let path = error.path().map(|path| text(path.as_os_str()));
+            json!({"event": "uncovered", "path": path, "error": error.to_string()})
+        });
+    }
+
+    pub(crate) fn overflowed(&self) {
+        let remedy = match Limits::read() {
+            Ok(limits) => format!("fs.inotify.max_queued_events is {}; raise it", limits.max_queued_events),
+            Err(_) => "raise fs.inotify.max_queued_events".to_owned(),
+        };
+        self.warn(
+            "Overflow",
+            format_args!("too much changed at once, and events were lost; all is looked at again; {remedy}"),
+        );
+        self.event(|| json!({"event": "overflow"}));
+    }
+
+    /// Changes have settled.
+    pub(crate) fn settled(&self, effects: &[(PathBuf, Effect)]) {
+        for (path, effect) in effects.iter().take(NAMED) {
+            let shown = self.shown(path);
+            match effect {
+                Effect::Created => self.say(NEWS, "Created", shown),
+                Effect::Changed => self.say(NEWS, "Changed", shown),
+                Effect::Removed => self.say(NEWS, "Removed", shown),
+                Effect::RenamedFrom(from) => self.say(NEWS, "Renamed", format_args!("{} to {shown}", self.shown(from))),
+            }
+        }
+        if effects.len() > NAMED {
+            self.say(NEWS, "", format_args!("and {} more", effects.len() - NAMED));
+        }
+        self.event(|| {
+            let changes: Vec<_> = effects
+                .iter()
+                .map(|(path, effect)| crate::json::change(path, effect))
+                .collect();
+            json!({"event": "settled", "count": effects.len(), "changes": changes})
+        });
+    }
+
+    pub(crate) fn clear(&self) {
+        if self.clear {
+            // The screen and what was scrolled off it, as clear(1) does.
+            let _ = io::stdout().write_all(b"\x1b[H\x1b[2J\x1b[3J");
+            let _ = io::stdout().flush();
+        }
+    }
+
+    pub(crate) fn ending(&self, run: u64) {
+        self.say(CARE, "Ending", format_args!("{}, for it is to run again", self.command));
+        self.event(|| json!({"event": "restart", "run": run}));
+    }
+
+    pub(crate) fn not_ended(&self) {
+        self.warn(
+            "Left",
+            "processes of the command that can't be ended; are they another user's?",
+        );
+    }
+
+    pub(crate) fn started(&self, run: u64, id: u32) {
+        self.say(GOOD, "Running", &self.command);
+        self.event(|| json!({"event": "started", "run": run, "pid": id}));
+    }
+
+    pub(crate) fn not_started(&self, run: u64, cause: &str) {
+        self.warn("Failed", cause);
+        self.event(|| json!({"event": "failed", "run": run, "error": cause}));
+    }
+
+    pub(crate) fn finished(&self, run: u64, outcome: Outcome, took: Duration) {
+        let (command, after) = (&self.command, duration(took));
+        match outcome {
+            Outcome::Exited(0) => self.say(GOOD, "Finished", format_args!("{command} in {after}")),
+            Outcome::Exited(code) => self.say(
+                BAD,
+                "Failed",
+                format_args!("{command} with exit code {code} after {after}"),
+            ),
+            Outcome::Killed(number) => {
+                let name = signal_hook::low_level::signal_name(number).unwrap_or("a signal");
+                self.say(
+                    BAD,
+                    "Killed",
+                    format_args!("{command} by {name} ({number}) after {after}"),
+                );
+            }
+        }
+        self.event(|| {
+            let (code, signal) = match outcome {
+                Outcome::Exited(code) => (Some(code), None),
+                Outcome::Killed(signal) => (None, Some(signal)),
+            };
+            json!({"event": "finished", "run": run, "code": code, "signal": signal, "ms": took.as_millis() as u64})
+        });
+    }
+
+    pub(crate) fn queued(&self, run: u64) {
+        self.say(CARE, "Queued", "another run, when this one has finished");
+        self.event(|| json!({"event": "queued", "run": run}));
+    }
+
+    pub(crate) fn ignored(&self, run: u64, why: &str) {
+        self.say(CARE, "Ignored", why);
+        self.event(|| json!({"event": "ignored", "run": run}));
+    }
+
+    pub(crate) fn loops(&self, paths: &[PathBuf], stopped: bool) {
+        let Some(first) = paths.first() else { return };
+        let more = if paths.len() > 1 {
+            format!(" and {} more", paths.len() - 1)
+        } else {
+            String::new()
+        };
+        let (what, remedy) = (self.shown(first), "leave it out with --exclude or .gitignore");
+        if stopped {
+            self.warn(
+                "Loop",
+                format_args!("{what}{more} changes whenever the command runs; not run again for that; {remedy}"),
+            );
+        } else {
+            self.warn(
+                "Loop?",
+                format_args!("{what}{more} changed during the last runs too; if the command does it, {remedy}"),
+            );
+        }
+        self.event(|| json!({"event": "loop", "stopped": stopped}));
+    }
+
+    /// Figures of the library, whatever else is to be said.
+    pub(crate) fn stats(&self, tree: &Tree) {
+        let TreeStats {
+            instance,
+            directories,
+            uncovered,
+            sessions,
+            memory,
+            name_memory,
+            ..
+        } = tree.stats();
+        let figures = [
+            ("directories", directories as u64),
+            ("not covered", uncovered as u64),
+            ("changes", instance.events),
+            ("batches", instance.batches),
+            ("reads", instance.reads),
+            ("wake-ups", instance.wakeups),
+            ("overflows", instance.overflows),
+            ("looks at the disk", sessions as u64),
+            ("bytes kept", (memory + name_memory) as u64),
+        ];
+        for (name, figure) in figures {
+            print(NEWS, "Stats", format_args!("{name:<18}{figure:>10}"));
+        }
+        print(NEWS, "Stats", format_args!("backend           {}", tree.backend()));
+    }
+
+    fn say(&self, colour: AnsiColor, verb: &str, what: impl Display) {
+        if !self.quiet {
+            print(colour, verb, what);
+        }
+    }
+
+    /// Also said to those who want it quiet.
+    fn warn(&self, verb: &str, what: impl Display) {
+        if self.json.is_none() {
+            print(BAD, verb, what);
+        }
+    }
+
+    fn event(&self, event: impl FnOnce() -> serde_json::Value) {
+        if let Some(json) = &self.json {
+            json.tell(event());
+        }
+    }
+
+    /// Relative, if that is shorter.
+    fn shown(&self, path: &Path) -> String {
+        let short = path.strip_prefix(&self.base).unwrap_or(path);
+        let short = if short.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            short
+        };
+        printable(&short.to_string_lossy())
+    }
+}
+
+/// Plain where it is not a terminal, or where `NO_COLOR` is set. Not `eprintln`, which panics if nobody reads.
+fn print(colour: AnsiColor, verb: &str, what: impl Display) {
+    let style: Style = colour.on_default().bold();
+    let _ = writeln!(anstream::stderr().lock(), "{style}{verb:>12}{style:#} {what}");
+}
+
+pub(crate) fn fail(message: impl Display) {
+    let style = BAD.on_default().bold();
+    let _ = writeln!(anstream::stderr().lock(), "{style}error{style:#}: {message}");
+}
+
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    match (number, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        (_, None) => format!("{number} {noun}s"),
+    }
+}
+
+fn duration(time: Duration) -> String {
+    match time.as_millis() {
+        ms @ 0..1000 => format!("{ms} ms"),
+        1000..60_000 => format!("{:.1} s", time.as_secs_f64()),
+        _ => format!("{} min {} s", time.as_secs() / 60, time.as_secs() % 60),
+    }
+}
+
+/// As it could be typed into a shell.
+fn quoted(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_alphanumeric() || "_-./=:,+@%".contains(letter);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", printable(&word.replace('\'', r"'\''"))),
+    }
+}
+
+/// A terminal obeys what it is sent, so what can't be printed is escaped.
+fn printable(text: &str) -> String {
+    let escaped = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(escaped).collect()
+}

@@ -1,0 +1,174 @@
+//! Which entries are left out: by options, by ignore files, by habit.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use ignore::Match;
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use ignore::overrides::{Override, OverrideBuilder};
+
+use crate::options::Options;
+
+/// Never watched.
+const VERSION_CONTROL: [&str; 5] = [".git", ".hg", ".jj", ".svn", ".bzr"];
+
+/// Directories that are made from what lies beside them, also where no ignore file says so.
+const BUILT: [(&str, &str); 2] = [("target", "Cargo.toml"), ("node_modules", "package.json")];
+
+const IGNORE_FILES: [&str; 2] = [".ignore", ".gitignore"];
+
+pub(crate) struct Rules {
+    heed_files: bool,
+    hidden: bool,
+    chosen: Override,
+    global: Gitignore,
+    /// What is watched, and the topmost directories whose ignore files hold there.
+    roots: Vec<PathBuf>,
+    tops: Vec<PathBuf>,
+    levels: RwLock<HashMap<PathBuf, Arc<Level>>>,
+}
+
+/// What holds in one directory.
+struct Level {
+    left_out: bool,
+    /// Its own ignore files; the first that says something decides.
+    files: Vec<Gitignore>,
+    /// The directory whose ignore files are asked next.
+    above: Option<Arc<Level>>,
+}
+
+impl Rules {
+    pub(crate) fn new(options: &Options, roots: &[PathBuf], base: &Path) -> Result<Self, String> {
+        let mut chosen = OverrideBuilder::new(base);
+        let excluded = options.exclude.iter().map(|glob| (glob, format!("!{glob}")));
+        for (glob, line) in options.only.iter().map(|glob| (glob, glob.clone())).chain(excluded) {
+            let added = chosen.add(&line).map(|_| ());
+            added.map_err(|error| bad_glob(glob, &error))?;
+        }
+        let top = |root: &PathBuf| {
+            root.ancestors()
+                .find(|dir| is_repository(dir))
+                .unwrap_or(root)
+                .to_owned()
+        };
+        Ok(Self {
+            heed_files: !options.no_ignore,
+            hidden: options.hidden,
+            chosen: chosen.build().map_err(|error| format!("bad glob: {error}"))?,
+            global: GitignoreBuilder::new(base).build_global().0,
+            roots: roots.to_vec(),
+            tops: roots.iter().map(top).collect(),
+            levels: RwLock::default(),
+        })
+    }
+
+    /// Whether an entry below a root is left out, by itself or with a directory it is in.
+    pub(crate) fn leave_out(&self, path: &Path, is_dir: bool) -> bool {
+        let Some(dir) = path.parent() else { return false };
+        let level = self.level(dir);
+        level.left_out || self.is_unwanted(&level, path, is_dir)
+    }
+
+    /// Whether only some names count.
+    pub(crate) fn choose(&self) -> bool {
+        self.chosen.num_whitelists() > 0
+    }
+
+    /// Whether a change of this file changes the rules.
+    pub(crate) fn are_in(&self, path: &Path) -> bool {
+        self.heed_files && IGNORE_FILES.iter().any(|name| path.ends_with(name))
+    }
+
+    /// Has ignore files be read again.
+    pub(crate) fn forget(&self) {
+        self.levels.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn is_unwanted(&self, level: &Level, path: &Path, is_dir: bool) -> bool {
+        let name = path.file_name().unwrap_or_default();
+        if VERSION_CONTROL.iter().any(|&known| name == known) || self.chosen.matched(path, is_dir).is_ignore() {
+            return true;
+        }
+        if self.heed_files {
+            let levels = std::iter::successors(Some(level), |level| level.above.as_deref());
+            let files = levels.flat_map(|level| &level.files).chain([&self.global]);
+            match files
+                .map(|file| file.matched(path, is_dir))
+                .find(|found| !found.is_none())
+            {
+                Some(Match::Ignore(_)) => return true,
+                Some(Match::Whitelist(_)) => return false,
+                _ => {}
+            }
+            let is_built = |&(dir, beside): &(&str, &str)| name == dir && path.with_file_name(beside).exists();
+            if is_dir && BUILT.iter().any(is_built) {
+                return true;
+            }
+        }
+        !self.hidden && name.as_encoded_bytes().starts_with(b".")
+    }
+
+    fn level(&self, dir: &Path) -> Arc<Level> {
+        let known = self
+            .levels
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(dir)
+            .cloned();
+        known.unwrap_or_else(|| {
+            let level = Arc::new(self.read_level(dir));
+            let mut levels = self.levels.write().unwrap_or_else(PoisonError::into_inner);
+            levels.insert(dir.to_owned(), Arc::clone(&level));
+            level
+        })
+    }
+
+    fn read_level(&self, dir: &Path) -> Level {
+        let is_top = self.tops.iter().any(|top| top == dir);
+        let above = dir.parent().filter(|_| !is_top).map(|parent| self.level(parent));
+        // A root was asked for by name, and what is above it is not our business.
+        let is_inner = self.roots.iter().any(|root| dir != root && dir.starts_with(root));
+        let is_unwanted = |above: &Arc<Level>| above.left_out || self.is_unwanted(above, dir, true);
+        let left_out = is_inner && above.as_ref().is_some_and(is_unwanted);
+        if left_out || !self.heed_files {
+            let files = Vec::new();
+            return Level { left_out, files, above };
+        }
+        let is_repository = is_repository(dir);
+        let mut places: Vec<_> = IGNORE_FILES.iter().map(|name| dir.join(name)).collect();
+        places.extend(is_repository.then(|| dir.join(".git/info/exclude")));
+        Level {
+            left_out,
+            files: places.iter().filter_map(|place| read(dir, place)).collect(),
+            above: above.filter(|_| !is_repository),
+        }
+    }
+}
+
+fn is_repository(dir: &Path) -> bool {
+    dir.join(".git").exists()
+}
+
+/// Lines that make no sense are skipped, as git does.
+fn read(dir: &Path, file: &Path) -> Option<Gitignore> {
+    let text = fs::read(file).ok()?;
+    let mut builder = GitignoreBuilder::new(dir);
+    for line in String::from_utf8_lossy(&text).lines() {
+        let _ = builder.add_line(Some(file.to_owned()), line);
+    }
+    builder.build().ok().filter(|rules| !rules.is_empty())
+}
+
+fn bad_glob(glob: &str, error: &ignore::Error) -> String {
+    let mut cause = error;
+    while let ignore::Error::WithLineNumber { err, .. } | ignore::Error::WithPath { err, .. } = cause {
+        cause = err;
+    }
+    let cause = match cause {
+        ignore::Error::Glob { err, .. } => err.clone(),
+        other => other.to_string(),
+    };
+    format!("bad glob {glob:?}: {cause}; write it as a line of .gitignore, as in '*.md' or 'docs/**'")
+}

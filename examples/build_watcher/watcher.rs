@@ -1,0 +1,293 @@
+//! What follows from what: changes settle, the command is run, ended, run again.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use ringwatch::Barrier;
+use ringwatch::tree::Tree;
+
+use crate::burst::{Burst, Effect, Step};
+use crate::command::{Outcome, Run};
+use crate::git::{self, Git};
+use crate::guard::Guard;
+use crate::news::{Asked, News};
+use crate::options::{OnBusy, Options};
+use crate::report::Report;
+use crate::rounds::{Rounds, Verdict};
+
+/// A burst that does not end is cut off.
+const LONGEST_BURST: Duration = Duration::from_secs(10);
+
+pub(crate) struct Watcher<'a> {
+    options: &'a Options,
+    report: &'a Report,
+    tree: &'a Tree,
+    git: Git,
+    guard: Guard,
+    news: Receiver<News>,
+    /// For those who will have news.
+    tell: SyncSender<News>,
+    asked: Arc<Asked>,
+    burst: Burst,
+    settling: Settling,
+    run: Option<Run>,
+    /// Behind all that happened while the last run was under way.
+    end_of_run: Option<Barrier>,
+    runs: u64,
+    /// What the next run is for, if one waits for the end of this one.
+    queued: Vec<(PathBuf, Effect)>,
+    rounds: Rounds,
+    /// With `--once`, the command's exit code: what we are here for is done.
+    code: Option<u8>,
+}
+
+enum Settling {
+    Calm,
+    /// Nothing may change until then.
+    Until {
+        quiet: Instant,
+        since: Instant,
+    },
+    /// It was quiet. When this comes, all that happened before has been told.
+    Asked(Barrier),
+}
+
+/// Why the watcher ends.
+pub(crate) type Ended = Result<ExitCode, Box<dyn Error>>;
+
+impl<'a> Watcher<'a> {
+    pub(crate) fn new(
+        options: &'a Options,
+        report: &'a Report,
+        tree: &'a Tree,
+        (tell, news): (SyncSender<News>, Receiver<News>),
+        asked: Arc<Asked>,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            git: Git::around(&tree.roots()),
+            guard: Guard::new(options.grace)?,
+            burst: Burst::default(),
+            settling: Settling::Calm,
+            run: None,
+            end_of_run: None,
+            runs: 0,
+            queued: Vec::new(),
+            rounds: Rounds::default(),
+            code: None,
+            options,
+            report,
+            tree,
+            news,
+            tell,
+            asked,
+        })
+    }
+
+    /// Watches until it is asked to end.
+    pub(crate) fn watch(&mut self) -> Ended {
+        if !self.options.postpone {
+            self.start("start", &[]);
+        }
+        let ended = loop {
+            if let Some(signal) = self.asked.by() {
+                break Ok(128 + signal as u8);
+            }
+            if let Some(code) = self.code {
+                break Ok(code);
+            }
+            if let Err(error) = self.next() {
+                break Err(error);
+            }
+        };
+        self.end_run();
+        ended.map(ExitCode::from)
+    }
+
+    fn next(&mut self) -> Result<(), Box<dyn Error>> {
+        let news = match self.settling {
+            Settling::Until { quiet, .. } => self.news.recv_timeout(quiet.saturating_duration_since(Instant::now())),
+            _ => self.news.recv().map_err(RecvTimeoutError::from),
+        };
+        match news {
+            Ok(News::Steps(steps)) => self.stir(steps),
+            Ok(News::Overflow) => {
+                self.report.overflowed();
+                self.burst.overflowed = true;
+                self.stir(Vec::new());
+            }
+            Ok(News::Barrier(barrier)) => self.passed(barrier),
+            Ok(News::Uncovered(error)) => self.report.uncovered(&error),
+            Ok(News::Finished(number, outcome)) => self.finished(number, outcome)?,
+            Ok(News::Signal) => {}
+            Ok(News::Failed(error)) => return Err(error.into()),
+            Err(_) => self.quiet()?,
+        }
+        Ok(())
+    }
+
+    fn stir(&mut self, steps: Vec<Step>) {
+        self.burst
+            .touch(self.run.is_some() && (self.is_busy() || self.end_of_run.is_some()));
+        for step in steps {
+            self.burst.add(step);
+        }
+        let since = Instant::now();
+        let most = self.burst.first.map_or(since, |first| first + LONGEST_BURST);
+        let quiet = since + self.options.settle;
+        let quiet = if self.git.is_at_work() { quiet } else { quiet.min(most) };
+        self.settling = Settling::Until { quiet, since };
+    }
+
+    /// It was quiet for long enough.
+    fn quiet(&mut self) -> ringwatch::Result<()> {
+        let Settling::Until { since, .. } = self.settling else {
+            return Ok(());
+        };
+        self.settling = if since.elapsed() < git::PATIENCE && self.git.is_at_work() {
+            let quiet = Instant::now() + self.options.settle.max(Duration::from_millis(10));
+            Settling::Until { quiet, since }
+        } else {
+            Settling::Asked(self.tree.barrier()?)
+        };
+        Ok(())
+    }
+
+    fn passed(&mut self, barrier: Barrier) {
+        if self.end_of_run == Some(barrier) {
+            self.end_of_run = None;
+        } else if matches!(self.settling, Settling::Asked(asked) if asked == barrier) {
+            self.settling = Settling::Calm;
+            self.settled();
+        }
+    }
+
+    fn settled(&mut self) {
+        let burst = std::mem::take(&mut self.burst);
+        let effects = burst.effects();
+        if effects.is_empty() && !burst.overflowed {
+            return;
+        }
+        self.report.settled(&effects);
+        if burst.during_run && self.options.on_busy == OnBusy::Ignore {
+            return self.report.ignored(self.runs, "as the command was running");
+        }
+        if !self.may_run(&burst, &effects) {
+            return;
+        }
+        if self.is_busy() && self.options.on_busy == OnBusy::Queue {
+            self.queued.extend(effects);
+            return self.report.queued(self.runs);
+        }
+        self.start(if burst.overflowed { "overflow" } else { "change" }, &effects);
+    }
+
+    /// Whether another run would not be for what the command itself has done, again.
+    fn may_run(&mut self, burst: &Burst, effects: &[(PathBuf, Effect)]) -> bool {
+        let (Some(run), true, Some(first)) = (&self.run, burst.during_run, burst.first) else {
+            self.rounds.changed_from_outside();
+            return true;
+        };
+        let paths: Vec<_> = effects.iter().map(|(path, _)| path.clone()).collect();
+        let verdict = self
+            .rounds
+            .changed_by_run(paths.clone(), first.saturating_duration_since(run.started));
+        if matches!(verdict, Verdict::Warn | Verdict::Stop) {
+            self.report.loops(&paths, verdict == Verdict::Stop);
+        } else if verdict == Verdict::Stay {
+            self.report.ignored(self.runs, "as the command does that itself");
+        }
+        matches!(verdict, Verdict::Run | Verdict::Warn)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.outcome.is_none())
+    }
+
+    fn finished(&mut self, number: u64, outcome: Outcome) -> ringwatch::Result<()> {
+        // It may be of a run that was ended since.
+        let Some(run) = self.run.as_mut().filter(|run| run.number == number) else {
+            return Ok(());
+        };
+        run.outcome = Some(outcome);
+        // First of all, for what is done by those who read the report is not done by the run.
+        self.end_of_run = Some(self.tree.barrier()?);
+        self.report.finished(number, outcome, run.started.elapsed());
+        if self.options.once {
+            self.code = Some(outcome.code());
+        } else if !self.queued.is_empty() {
+            let effects = std::mem::take(&mut self.queued);
+            self.start("change", &effects);
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, reason: &str, effects: &[(PathBuf, Effect)]) {
+        if self.options.once && self.runs > 0 {
+            return;
+        }
+        if self.is_busy() {
+            self.report.ending(self.runs);
+        }
+        self.end_run();
+        if self.asked.by().is_some() {
+            return;
+        }
+        self.report.clear();
+        self.runs += 1;
+        let variables = variables(self.runs, reason, effects);
+        let (words, own_output) = (&self.options.command, !self.options.json);
+        match Run::start(
+            self.runs,
+            words,
+            variables,
+            own_output,
+            &mut self.guard,
+            self.tell.clone(),
+        ) {
+            Ok(run) => {
+                self.report.started(self.runs, run.id());
+                self.run = Some(run);
+            }
+            Err(cause) => {
+                let (message, code) = crate::why_not_started(words, &cause);
+                self.report.not_started(self.runs, &message);
+                self.code = self.options.once.then_some(code);
+            }
+        }
+    }
+
+    fn end_run(&mut self) {
+        self.end_of_run = None;
+        if let Some(run) = self.run.take()
+            && !run.end(self.options.grace, &self.asked, &mut self.guard)
+        {
+            self.report.not_ended();
+        }
+    }
+}
+
+/// What the command is told. The kernel takes no variable over 128 KiB; paths beyond half of that are only counted.
+fn variables(run: u64, reason: &str, effects: &[(PathBuf, Effect)]) -> Vec<(&'static str, OsString)> {
+    const MOST: usize = 64 * 1024;
+    let mut paths = OsString::new();
+    for (path, _) in effects {
+        if paths.len() + path.as_os_str().len() >= MOST {
+            break;
+        }
+        if !paths.is_empty() {
+            paths.push("\n");
+        }
+        paths.push(path);
+    }
+    vec![
+        ("BUILD_WATCHER_RUN", run.to_string().into()),
+        ("BUILD_WATCHER_REASON", reason.into()),
+        ("BUILD_WATCHER_COUNT", effects.len().to_string().into()),
+        ("BUILD_WATCHER_PATHS", paths),
+    ]
+}

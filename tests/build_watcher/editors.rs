@@ -1,0 +1,73 @@
+//! A save is one change, however an editor does it.
+
+use std::fs::{self, File};
+use std::io::Write;
+
+use crate::project::Project;
+
+#[test]
+fn saves_run_the_command_once_each() {
+    let project = Project::new();
+    let mut watcher = project.watch(&[], "true");
+    // In place, as VS Code does.
+    project.write("src/main.rs", "fn main() { /* in place */ }\n");
+    watcher.expect_run(&["changed main.rs"]);
+    save_as_vim(&project);
+    watcher.expect_run(&["changed main.rs"]);
+    // Through a temporary file, as JetBrains' editors and many others do.
+    project.write("src/main.rs___jb_tmp___", "fn main() { /* renamed */ }\n");
+    project.rename("src/main.rs", "src/main.rs___jb_old___");
+    project.rename("src/main.rs___jb_tmp___", "src/main.rs");
+    fs::remove_file(project.path("src/main.rs___jb_old___")).expect("removed");
+    watcher.expect_run(&["changed main.rs"]);
+    // As sed -i does.
+    project.write("src/sedXYZ", "fn main() { /* replaced */ }\n");
+    project.rename("src/sedXYZ", "src/main.rs");
+    watcher.expect_run(&["changed main.rs"]);
+    assert_eq!(project.lines().len(), 5);
+}
+
+/// It tries whether it may make files, keeps the old one as a backup, and writes a new one.
+fn save_as_vim(project: &Project) {
+    project.write("src/.main.rs.swp", "swap");
+    drop(File::create(project.path("src/4913")).expect("the probe"));
+    fs::remove_file(project.path("src/4913")).expect("removed");
+    project.rename("src/main.rs", "src/main.rs~");
+    let mut file = File::create(project.path("src/main.rs")).expect("a new file");
+    file.write_all(b"fn main() { /* vim */ }\n").expect("written");
+    file.sync_all().expect("synced");
+    drop(file);
+    fs::remove_file(project.path("src/main.rs~")).expect("removed");
+    fs::remove_file(project.path("src/.main.rs.swp")).expect("removed");
+}
+
+#[test]
+fn what_is_made_and_gone_again_runs_nothing() {
+    let project = Project::new();
+    let mut watcher = project.watch(&[], "true");
+    project.write("src/scratch", "x");
+    fs::remove_file(project.path("src/scratch")).expect("removed");
+    project.write("src/build.log", "ignored");
+    project.write(".hidden", "hidden");
+    project.write("target/debug/x", "built");
+    project.write("src/main.rs", "fn main() { }\n");
+    watcher.expect_run(&["changed main.rs"]);
+    assert_eq!(project.lines(), ["start", "change"]);
+}
+
+#[test]
+fn touch_counts_and_metadata_only_if_asked_for() {
+    let project = Project::new();
+    let mode = |mode| {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(project.path("src/main.rs"), permissions).expect("changed");
+    };
+    let mut watcher = project.watch(&[], "true");
+    mode(0o600);
+    crate::project::succeed(std::process::Command::new("touch").arg(project.path("Cargo.toml")));
+    watcher.expect_run(&["changed Cargo.toml"]);
+    drop(watcher);
+    let mut watcher = project.watch(&["--metadata"], "true");
+    mode(0o644);
+    watcher.expect_run(&["changed main.rs"]);
+}

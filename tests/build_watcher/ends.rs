@@ -1,0 +1,107 @@
+//! Nothing is left behind, however it ends.
+
+use std::fs;
+use std::path::Path;
+
+use crate::project::{Project, Watcher, wait_until, was_killed_by};
+
+/// A command with a child and a grandchild in the background, which note their numbers; politeness is lost on them.
+const FAMILY: &str = "trap '' TERM; (trap '' TERM; sh -c 'trap \"\" TERM; echo $$ >> $0; while :; do sleep 1; done' $NOTES & \
+    while :; do sleep 1; done) & echo $! >> $NOTES; echo $$ >> $NOTES; while :; do sleep 1; done";
+
+fn family(project: &Project) -> Vec<String> {
+    let notes = project.outside.path().join("notes");
+    project.counting(&format!("NOTES={}; export NOTES; {FAMILY}", notes.display()))
+}
+
+fn members(project: &Project) -> Vec<u32> {
+    let notes = fs::read_to_string(project.outside.path().join("notes")).unwrap_or_default();
+    notes.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// It does not run; a zombie does not either.
+fn is_gone(id: u32) -> bool {
+    let status = fs::read_to_string(Path::new("/proc").join(id.to_string()).join("stat"));
+    status.map_or(true, |status| {
+        status.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z"))
+    })
+}
+
+fn started(project: &Project, options: &[&str]) -> (Watcher, Vec<u32>) {
+    let mut watcher = project.begin(options, &family(project));
+    watcher.await_event("started");
+    wait_until("three processes", || members(project).len() == 3);
+    (watcher, members(project))
+}
+
+#[test]
+fn a_restart_ends_the_whole_group() {
+    let project = Project::new();
+    let (mut watcher, first) = started(&project, &["--grace", "50ms"]);
+    project.write("src/main.rs", "fn main() { }\n");
+    watcher.await_event("restart");
+    watcher.await_event("started");
+    assert!(first.iter().all(|&id| is_gone(id)));
+}
+
+#[test]
+fn signals_to_the_watcher_end_the_whole_group() {
+    for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143), (libc::SIGHUP, 129)] {
+        let project = Project::new();
+        let (watcher, family) = started(&project, &["--grace", "50ms"]);
+        assert_eq!(watcher.stop(signal).code(), Some(code));
+        assert!(family.iter().all(|&id| is_gone(id)));
+    }
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_the_grace() {
+    let project = Project::new();
+    let (mut watcher, family) = started(&project, &["--grace", "60m"]);
+    watcher.signal(libc::SIGINT);
+    watcher.signal(libc::SIGTERM);
+    let code = watcher.wait().code();
+    assert!(matches!(code, Some(130 | 143)), "{code:?}");
+    assert!(family.iter().all(|&id| is_gone(id)));
+}
+
+#[test]
+fn a_watcher_that_is_killed_leaves_nothing() {
+    let project = Project::new();
+    let (watcher, family) = started(&project, &["--grace", "50ms"]);
+    assert!(was_killed_by(watcher.stop(libc::SIGKILL), libc::SIGKILL));
+    wait_until("the end of all", || family.iter().all(|&id| is_gone(id)));
+}
+
+#[test]
+fn what_a_finished_command_left_running_ends_with_the_next_run() {
+    let project = Project::new();
+    let notes = project.outside.path().join("notes");
+    let then = format!("sleep 1000 & echo $! >> {}", notes.display());
+    let mut watcher = project.watch(&[], &then);
+    let first = members(&project);
+    assert!(first.iter().all(|&id| !is_gone(id)));
+    project.write("src/main.rs", "fn main() { }\n");
+    watcher.expect_run(&["changed main.rs"]);
+    assert!(is_gone(first[0]));
+    let all = members(&project);
+    assert_eq!(watcher.stop(libc::SIGINT).code(), Some(130));
+    assert!(all.iter().all(|&id| is_gone(id)));
+}
+
+#[test]
+fn a_polite_command_may_end_itself() {
+    let project = Project::new();
+    let said = project.outside.path().join("said");
+    let then = format!(
+        "trap 'echo bye > {}; exit 0' TERM; while :; do sleep 0.01; done",
+        said.display()
+    );
+    let mut watcher = project.begin(&["--grace", "60m"], &project.counting(&then));
+    watcher.await_event("started");
+    wait_until("its first line", || project.lines().len() == 1);
+    project.write("src/main.rs", "fn main() { }\n");
+    watcher.await_event("restart");
+    watcher.await_event("started");
+    assert_eq!(fs::read_to_string(said).expect("its last words"), "bye\n");
+}

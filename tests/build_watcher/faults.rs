@@ -1,0 +1,76 @@
+//! What is wrong is said in one line, with its remedy and a fitting exit code.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use crate::project::{Project, program};
+
+fn run(project: &Project, arguments: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = Command::new(program())
+        .args(arguments)
+        .current_dir(project.dir.path())
+        .output()
+        .expect("the example; cargo test builds it");
+    (status.code(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+#[test]
+fn faults_are_one_line_with_a_remedy() {
+    let project = Project::new();
+    fs::write(project.path("script"), "#!/bin/sh\n").expect("written");
+    for (arguments, code, line) in [
+        (
+            &["nowhere", "--", "true"][..],
+            2,
+            "error: can't watch nowhere: no such file or directory; is it spelt right? The command comes behind --\n",
+        ),
+        (
+            &["--", "no-such-command"],
+            127,
+            "error: no command is named \"no-such-command\"; is it installed, and in PATH?\n",
+        ),
+        (
+            &["--", "cargo test | tail"],
+            127,
+            "error: no command is named \"cargo test | tail\"; to have a shell run it: -- sh -c \"cargo test | tail\"\n",
+        ),
+        (
+            &["--", "./script"],
+            126,
+            "error: \"./script\" can't be run; make it a program with chmod +x\n",
+        ),
+        (
+            &["--exclude", "a[", "--", "true"],
+            2,
+            "error: bad glob \"a[\": unclosed character class; missing ']'; write it as a line of .gitignore, as in '*.md' \
+             or 'docs/**'\n",
+        ),
+    ] {
+        assert_eq!(run(&project, arguments), (Some(code), line.to_owned()));
+    }
+    for arguments in [
+        &["--settle", "50", "--", "true"][..],
+        &["--on-busy", "panic", "--", "true"],
+        &["src"],
+    ] {
+        let (code, text) = run(&project, arguments);
+        assert_eq!(code, Some(2), "{text}");
+    }
+}
+
+#[test]
+fn a_pipe_gets_plain_text_and_quiet_gets_none() {
+    let project = Project::new();
+    let (code, text) = run(&project, &["--once", "--", "sh", "-c", "exit 3"]);
+    assert_eq!(code, Some(3));
+    assert!(!text.contains('\x1b'), "{text:?}");
+    assert!(text.contains("  Running sh -c 'exit 3'\n"), "{text}");
+    assert!(
+        text.contains("   Failed sh -c 'exit 3' with exit code 3 after "),
+        "{text}"
+    );
+    assert_eq!(
+        run(&project, &["--once", "--quiet", "--", "true"]),
+        (Some(0), String::new())
+    );
+}

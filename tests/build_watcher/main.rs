@@ -1,0 +1,16 @@
+//! The example `build_watcher` as its users meet it: on a real cargo project in a real git checkout. Each burst of
+//! changes must give one run of the command, which adds a line to a file outside the tree.
+//!
+//! That nothing more has run is shown without waiting: another change must bring the next run, and that one only.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod editors;
+mod ends;
+mod faults;
+mod git;
+mod project;
+mod runs;
+mod sources;
+mod terminal;

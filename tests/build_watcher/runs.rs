@@ -1,0 +1,105 @@
+//! When the command runs, and what a change does while it runs.
+
+use crate::project::{Project, wait_until};
+
+#[test]
+fn restart_ends_the_run_and_begins_another() {
+    let project = Project::new();
+    let mut watcher = project.begin(&[], &project.counting("exec sleep 1000"));
+    watcher.await_event("started");
+    project.write("src/main.rs", "fn main() { }\n");
+    assert_eq!(watcher.next()["event"], "settled");
+    assert_eq!(watcher.next()["event"], "restart");
+    assert_eq!(watcher.next()["event"], "started");
+    wait_until("the second run", || project.lines() == ["start", "change"]);
+}
+
+#[test]
+fn queue_runs_once_more_behind_the_run() {
+    let project = Project::new();
+    let gate = project.outside.path().join("gate");
+    let then = format!("while ! [ -e {} ]; do sleep 0.01; done", gate.display());
+    let mut watcher = project.begin(&["--on-busy", "queue"], &project.counting(&then));
+    watcher.await_event("started");
+    project.write("src/main.rs", "fn main() { /* 1 */ }\n");
+    watcher.await_event("queued");
+    project.write("src/part/mod.rs", "// 2\n");
+    watcher.await_event("queued");
+    std::fs::write(&gate, "open").expect("written");
+    for expected in ["finished", "started", "finished"] {
+        assert_eq!(watcher.next()["event"], expected);
+    }
+    project.write("src/main.rs", "fn main() { /* 3 */ }\n");
+    watcher.expect_run(&["changed main.rs"]);
+    assert_eq!(project.lines().len(), 3);
+}
+
+#[test]
+fn ignore_drops_what_changes_during_the_run() {
+    let project = Project::new();
+    let gate = project.outside.path().join("gate");
+    let then = format!("while ! [ -e {} ]; do sleep 0.01; done", gate.display());
+    let mut watcher = project.begin(&["--on-busy", "ignore"], &project.counting(&then));
+    watcher.await_event("started");
+    project.write("src/main.rs", "fn main() { /* 1 */ }\n");
+    watcher.await_event("ignored");
+    std::fs::write(&gate, "open").expect("written");
+    watcher.await_event("finished");
+    project.write("src/part/mod.rs", "// 2\n");
+    watcher.expect_run(&["changed mod.rs"]);
+    assert_eq!(project.lines().len(), 2);
+}
+
+#[test]
+fn postpone_waits_and_once_ends_with_the_commands_code() {
+    let project = Project::new();
+    let mut watcher = project.begin(&["--postpone", "--once"], &project.counting("exit 42"));
+    watcher.await_event("ready");
+    project.write("src/main.rs", "fn main() { }\n");
+    assert_eq!(watcher.next()["event"], "settled");
+    assert_eq!(watcher.next()["event"], "started");
+    assert_eq!(watcher.await_event("finished")["code"], 42);
+    assert_eq!(watcher.wait().code(), Some(42));
+    assert_eq!(project.lines(), ["change"]);
+
+    let mut watcher = project.begin(&["--once"], &project.counting("kill -SEGV $$"));
+    assert_eq!(watcher.await_event("finished")["signal"], 11);
+    assert_eq!(watcher.wait().code(), Some(139));
+}
+
+#[test]
+fn the_command_learns_what_changed() {
+    let project = Project::new();
+    let told = project.outside.path().join("told");
+    let then = format!(
+        r#"echo "$BUILD_WATCHER_COUNT: $BUILD_WATCHER_PATHS" > {}"#,
+        told.display()
+    );
+    let mut watcher = project.watch(&[], &then);
+    project.write("src/part/mod.rs", "// 1\n");
+    project.write("src/part/more.rs", "// 1\n");
+    watcher.expect_run(&["changed mod.rs", "changed more.rs"]);
+    let part = project.path("src/part").canonicalize().expect("a path");
+    let (first, second) = (part.join("mod.rs"), part.join("more.rs"));
+    let expected = format!("2: {}\n{}\n", first.display(), second.display());
+    assert_eq!(std::fs::read_to_string(told).expect("written"), expected);
+}
+
+#[test]
+fn a_command_that_changes_its_own_sources_is_stopped() {
+    for on_busy in ["restart", "queue"] {
+        let project = Project::new();
+        let mut watcher = project.begin(&["--on-busy", on_busy], &project.counting("date +%N > src/made.rs"));
+        assert_eq!(watcher.await_event("loop")["stopped"], false);
+        assert_eq!(watcher.await_event("loop")["stopped"], true);
+        let runs = project.lines().len();
+        assert!(runs < 15, "{runs} runs");
+        // What others change still counts, and what the command does then does not.
+        project.write("src/main.rs", "fn main() { }\n");
+        watcher.expect_run(&["changed main.rs"]);
+        watcher.await_event("ignored");
+        project.write("src/main.rs", "fn main() {}\n");
+        watcher.expect_run(&["changed main.rs"]);
+        assert_eq!(project.lines().len(), runs + 2);
+    }
+}
