@@ -96,20 +96,21 @@ impl EventBatch {
                 last.unwrap_or(&mut first).records += 1;
                 continue;
             }
+            let mut is_first = start == 0;
             let mut push = |run| more.get_or_insert_with(|| shelf.take()).list.push(run);
             while let Some(subject) = resolver.overtaken_by(record.wd, record.mask) {
                 len += u32::from(!matches!(subject, Subject::Stale));
                 push(Run { subject, records: 0 });
+                is_first = false;
             }
             let subject = resolver.resolve(record.wd, record.mask);
             overflows += u32::from(record.mask.contains(Mask::Q_OVERFLOW));
             len -= u32::from(matches!(subject, Subject::Stale));
             run_wd = matches!(subject, Subject::Watch(_)).then_some(record.wd);
             let run = Run { subject, records: 1 };
-            if start == 0 && first.records == 0 && more.is_none() {
-                first = run;
-            } else {
-                more.get_or_insert_with(|| shelf.take()).list.push(run);
+            match is_first {
+                true => first = run,
+                false => push(run),
             }
         };
         drop(resolver);

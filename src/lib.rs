@@ -28,6 +28,7 @@ mod stream;
 mod sys;
 mod table;
 pub mod tree;
+mod waiting;
 mod watch;
 
 pub use crate::backend::{Backend, BackendKind, BackendReport, Features};

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::task::Waker;
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use crate::driver::Driver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::notifier::Notifier;
 use crate::sys::pool::{Buffer, Pool};
+use crate::waiting::{Awaited, Waited};
 
 /// The data half of an instance: its memory, its queue, its counters. Engines know no more of an instance than this.
 #[derive(Debug)]
@@ -72,8 +73,7 @@ impl Feed {
 
 #[derive(Debug)]
 pub(crate) struct Queue {
-    state: Mutex<State>,
-    changed: Condvar,
+    state: Awaited<State>,
     /// Whether there is something to take. Written under the lock, read without it.
     news: AtomicBool,
 }
@@ -87,9 +87,6 @@ struct State {
     failure: Option<Error>,
     closed: bool,
     half: Half,
-    waker: Option<Waker>,
-    /// Threads that wait on `changed`.
-    parked: usize,
 }
 
 /// Who reads.
@@ -119,26 +116,19 @@ pub(crate) enum Taken {
 impl Queue {
     fn new(capacity: usize) -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Awaited::new(State {
                 filled: VecDeque::with_capacity(capacity),
                 interposed: None,
                 failure: None,
                 closed: false,
                 half: Half::Nobody,
-                waker: None,
-                parked: 0,
             }),
-            changed: Condvar::new(),
             news: AtomicBool::new(false),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn push(&self, mut buffer: Buffer) -> Option<Buffer> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Some(last) = state.filled.back_mut() {
             let fitting = fitting_records(buffer.filled(), last.room_left());
             last.append(&buffer.filled()[..fitting]);
@@ -153,71 +143,33 @@ impl Queue {
         None
     }
 
-    /// Wakes the consumer, whichever way it waits.
-    fn wake(&self, mut state: MutexGuard<'_, State>) {
+    /// Wakes the consumer, and whoever waits for its place.
+    fn wake(&self, state: MutexGuard<'_, Waited<State>>) {
         self.news.store(state.has_news(), Ordering::Release);
-        let waker = state.waker.take();
-        let parked = state.parked > 0;
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        if parked {
-            self.changed.notify_all();
-        }
+        self.state.wake(state);
     }
 
     /// What comes next. With `waker`, it is woken once that is more than nothing.
     pub(crate) fn take(&self, waker: Option<&Waker>) -> Taken {
-        let mut state = self.lock();
-        let taken = self.next(&mut state);
-        if let (Taken::Empty, Some(waker)) = (&taken, waker) {
-            match &mut state.waker {
-                Some(known) => known.clone_from(waker),
-                none => *none = Some(waker.clone()),
-            }
-        }
-        taken
+        let taken = self.state.take(waker, |state| self.next(state));
+        taken.unwrap_or(Taken::Empty)
     }
 
     /// What comes next, waiting for it until `deadline`, or for ever.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> Taken {
-        let mut state = self.lock();
-        loop {
-            let taken = self.next(&mut state);
-            if !matches!(taken, Taken::Empty) {
-                return taken;
-            }
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return Taken::Empty;
-            }
-            state = self.park(state, left);
-        }
+        let taken = self.state.wait(deadline, |state| self.next(state));
+        taken.unwrap_or(Taken::Empty)
     }
 
-    fn next(&self, state: &mut State) -> Taken {
+    fn next(&self, state: &mut State) -> Option<Taken> {
         let taken = state.next();
         self.news.store(state.has_news(), Ordering::Release);
         taken
     }
 
-    fn park<'a>(&self, mut state: MutexGuard<'a, State>, left: Option<std::time::Duration>) -> MutexGuard<'a, State> {
-        state.parked += 1;
-        let mut state = match left {
-            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            Some(left) => {
-                let waited = self.changed.wait_timeout(state, left);
-                waited.unwrap_or_else(PoisonError::into_inner).0
-            }
-        };
-        state.parked -= 1;
-        state
-    }
-
     /// Puts an error before what comes next.
     pub(crate) fn interpose(&self, error: Error) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.interposed = Some(error);
         self.news.store(true, Ordering::Release);
     }
@@ -230,19 +182,19 @@ impl Queue {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.lock().closed
+        self.state.lock().closed
     }
 
     /// Ends the reading with an error, behind everything that was read.
     pub(crate) fn fail(&self, error: Error) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.failure = Some(error);
         self.wake(state);
     }
 
     /// Ends the reading for good: what was read is still delivered, then nothing.
     pub(crate) fn close(self: &Queue, feed: &Arc<Feed>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.closed = true;
         // Before the signal: whoever it wakes looks for news.
         self.news.store(state.has_news(), Ordering::Release);
@@ -258,14 +210,14 @@ impl Queue {
 
     /// Takes the place of the one reading half. What `begin` does comes before anything that a `close` does.
     pub(crate) fn enter<T>(&self, operation: &'static str, half: Half, begin: impl FnOnce() -> T) -> Result<T> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if state.closed {
                 return Err(Error::closed(operation));
             }
             match state.half {
                 Half::Nobody => break,
-                Half::Leaving => state = self.park(state, None),
+                Half::Leaving => state = self.state.park(state, None),
                 Half::Stream(_) | Half::Reader(_) => {
                     let cause = "this instance is being read already";
                     let remedy = "drop its stream or reader first, or make an instance of its own";
@@ -281,8 +233,8 @@ impl Queue {
 
     /// The consumer is gone. A stream's driver is told, and frees the place when it has let go.
     pub(crate) fn leave(&self, feed: &Arc<Feed>) {
-        let mut state = self.lock();
-        state.waker = None;
+        let mut state = self.state.lock();
+        state.forget_waker();
         if let Half::Reader(_) = &state.half {
             state.half = Half::Nobody;
         }
@@ -295,7 +247,7 @@ impl Queue {
 
     /// The place is free again: nobody reads the descriptor any more.
     pub(crate) fn left(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.half = Half::Nobody;
         self.wake(state);
     }
@@ -332,20 +284,17 @@ impl State {
         !self.filled.is_empty() || self.interposed.is_some() || self.failure.is_some() || self.closed
     }
 
-    fn next(&mut self) -> Taken {
+    fn next(&mut self) -> Option<Taken> {
         if let Some(error) = self.interposed.take() {
-            return Taken::Interposed(error);
+            return Some(Taken::Interposed(error));
         }
         if let Some(buffer) = self.filled.pop_front() {
-            return Taken::Buffer(buffer);
+            return Some(Taken::Buffer(buffer));
         }
         if let Some(error) = self.failure.take() {
-            return Taken::Failed(error);
+            return Some(Taken::Failed(error));
         }
-        if self.closed {
-            return Taken::Closed;
-        }
-        Taken::Empty
+        self.closed.then_some(Taken::Closed)
     }
 }
 

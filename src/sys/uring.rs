@@ -156,14 +156,12 @@ impl Uring {
         }
     }
 
-    pub(crate) fn turn(&mut self, wait: Wait) -> io::Result<Option<Buffer>> {
+    pub(crate) fn turn(&mut self, mut wait: Wait) -> io::Result<Option<Buffer>> {
         debug_assert!(self.usable_here());
         self.turn += 1;
         // Completions are posted only by calls, and taken behind each. What did not fit the ring comes with the next call.
         let kernel_keeps_window = self.features.contains(Features::MIN_WAIT);
-        let mut wait = wait;
-        let behind = mem::take(&mut self.behind);
-        if behind {
+        if mem::take(&mut self.behind) {
             wait.window = Duration::ZERO;
         }
         if !kernel_keeps_window {

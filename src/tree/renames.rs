@@ -146,11 +146,7 @@ impl Tracker {
         let reported = answer == Some(Answer::Present) || self.is_fresh(new) && self.files.contains(new, to.name());
         if reported && self.nodes.child(new, to.name()).is_none() {
             // The session has seen and reported it here.
-            let extra = Extra {
-                moved_out: true,
-                ..Extra::default()
-            };
-            return self.emit(from, old, extra, out);
+            return self.emit_alone(from, old, out);
         }
         if let Some(victim) = self.nodes.child(new, to.name()) {
             self.drop_subtree(victim);

@@ -205,16 +205,7 @@ impl Tracker {
     /// An entry of a directory that is watched for some only.
     pub(super) fn about_single(&mut self, seen: Seen<'_>, dir: Id, out: &mut Out<'_>) {
         if self.is_single(dir, seen.name()) {
-            let moved_out = seen.record.mask.contains(Mask::MOVED_FROM);
-            self.emit(
-                seen,
-                dir,
-                Extra {
-                    moved_out,
-                    ..Extra::default()
-                },
-                out,
-            );
+            self.emit_alone(seen, dir, out);
         }
     }
 
@@ -302,16 +293,7 @@ impl Tracker {
             // Gone before it was seen.
             return;
         }
-        let moved_out = seen.record.mask.contains(Mask::MOVED_FROM);
-        self.emit(
-            seen,
-            dir,
-            Extra {
-                moved_out,
-                ..Extra::default()
-            },
-            out,
-        );
+        self.emit_alone(seen, dir, out);
     }
 
     /// Without a name: about a watched directory.
@@ -338,6 +320,15 @@ impl Tracker {
         if is_root && mask.contains(Mask::MOVE_SELF) && !self.shadow {
             self.root_gone(dir, "it was renamed, and its path is not known any more", out);
         }
+    }
+
+    /// Reports a record that stands for itself: of a rename, what left the tree.
+    pub(super) fn emit_alone(&mut self, seen: Seen<'_>, dir: Id, out: &mut Out<'_>) {
+        let extra = Extra {
+            moved_out: seen.record.mask.contains(Mask::MOVED_FROM),
+            ..Extra::default()
+        };
+        self.emit(seen, dir, extra, out);
     }
 
     /// Reports a record, if it is wanted.

@@ -6,6 +6,7 @@ use std::{slice, thread};
 
 use ringwatch::{ErrorKind, Mask, OwnedEvent};
 
+use crate::small;
 use crate::support::child::in_child;
 use crate::support::{FLOOD_EVENT, Flood, Setup, file, on_every_backend, queue_limit, seen, wait_until};
 
@@ -118,10 +119,7 @@ fn drop_barriers(setup: &Setup, already_dropped: usize) {
 #[test]
 fn every_barrier_arrives_once_however_often_the_queue_overflows_meanwhile() {
     on_every_backend(|setup| {
-        let dir = tempfile::tempdir().unwrap();
-        let mut flood = Flood::new(dir.path());
-        let inotify = setup.builder().buffers(2).buffer_size(4096).build().unwrap();
-        inotify.add_watch(dir.path(), Mask::MODIFY).unwrap();
+        let (inotify, mut flood, _dir) = small(setup, Mask::MODIFY);
         let mut recorder = setup.read(inotify);
         let (mut set, mut arrived) = (Vec::new(), Vec::new());
         // Twice as fast as it is read.
@@ -176,11 +174,8 @@ fn barriers_arrive_in_order_when_an_overflow_dropped_the_first_and_not_the_secon
 #[test]
 fn a_barrier_that_is_set_behind_an_overflow_is_not_overtaken() {
     on_every_backend(|setup| {
-        let dir = tempfile::tempdir().unwrap();
-        let mut flood = Flood::new(dir.path());
-        // A budget far below what the queue holds: the overflow is in it still when it has room again.
-        let inotify = setup.builder().buffers(2).buffer_size(4096).build().unwrap();
-        inotify.add_watch(dir.path(), Mask::MODIFY | Mask::CREATE).unwrap();
+        // The overflow is in the queue still when that has room again.
+        let (inotify, mut flood, dir) = small(setup, Mask::MODIFY | Mask::CREATE);
         flood.overflow();
         let mut recorder = setup.read(inotify);
         drop(recorder.batch());

@@ -13,3 +13,21 @@ mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 mod watches;
+
+use ringwatch::{Inotify, Mask};
+use support::{Flood, Setup};
+use tempfile::TempDir;
+
+/// An instance with a budget far below what the kernel's queue holds, and what floods the directory it watches.
+fn small(setup: &Setup, mask: Mask) -> (Inotify, Flood, TempDir) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let flood = Flood::new(dir.path());
+    let inotify = setup
+        .builder()
+        .buffers(2)
+        .buffer_size(4096)
+        .build()
+        .expect("an instance");
+    inotify.add_watch(dir.path(), mask).expect("a watch");
+    (inotify, flood, dir)
+}

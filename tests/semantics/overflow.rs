@@ -8,16 +8,14 @@ use std::slice;
 use ringwatch::{ErrorKind, Inotify, Mask, OwnedEvent, Watch};
 use tempfile::TempDir;
 
+use crate::small;
 use crate::support::{FLOOD_EVENT, Flood, Recorder, Setup, file, kernel, on_every_backend, seen};
 
 #[test]
 fn an_overflow_stands_behind_all_that_the_queue_held_and_ahead_of_what_came_later() {
     on_every_backend(|setup| {
-        let dir = tempfile::tempdir().unwrap();
-        let mut flood = Flood::new(dir.path());
-        // A budget far below what the queue holds, so that most of it is not read yet when it has room again.
-        let inotify = setup.builder().buffers(2).buffer_size(4096).build().unwrap();
-        inotify.add_watch(dir.path(), Mask::MODIFY | Mask::CREATE).unwrap();
+        // Most of the queue is not read yet when it has room again.
+        let (inotify, mut flood, dir) = small(setup, Mask::MODIFY | Mask::CREATE);
         let held = flood.overflow();
         let mut recorder = setup.read(inotify);
         let mut events = Vec::new();
@@ -133,10 +131,7 @@ fn everything_works_after_an_overflow() {
 #[test]
 fn each_overflow_is_reported_once_and_counted() {
     on_every_backend(|setup| {
-        let dir = tempfile::tempdir().unwrap();
-        let mut flood = Flood::new(dir.path());
-        let inotify = setup.builder().buffers(2).buffer_size(4096).build().unwrap();
-        inotify.add_watch(dir.path(), Mask::MODIFY).unwrap();
+        let (inotify, mut flood, _dir) = small(setup, Mask::MODIFY);
         let mut recorder = setup.read(inotify);
         for round in 1..=3 {
             // What the stream reads meanwhile is less than this is too much.

@@ -78,16 +78,15 @@ impl<T> Evidence<T> {
     }
 
     fn list(self) -> Vec<T> {
-        let Self {
-            cpu,
-            windowed,
-            latency,
-            fast,
-            soon,
-            short,
-            long,
-        } = self;
-        vec![cpu, windowed, latency, fast, soon, short, long]
+        vec![
+            self.cpu,
+            self.windowed,
+            self.latency,
+            self.fast,
+            self.soon,
+            self.short,
+            self.long,
+        ]
     }
 }
 

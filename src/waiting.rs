@@ -1,0 +1,121 @@
+//! A state that somebody waits for: a task by its waker, or threads.
+//!
+//! It knows nothing of what the state is. Whoever changes it so that there is more to take says so by `wake`.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub(crate) struct Awaited<S> {
+    state: Mutex<Waited<S>>,
+    changed: Condvar,
+}
+
+/// The state, and who waits for it.
+#[derive(Debug)]
+pub(crate) struct Waited<S> {
+    state: S,
+    waker: Option<Waker>,
+    /// Threads that wait on `changed`.
+    parked: usize,
+}
+
+impl<S> Deref for Waited<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.state
+    }
+}
+
+impl<S> DerefMut for Waited<S> {
+    fn deref_mut(&mut self) -> &mut S {
+        &mut self.state
+    }
+}
+
+impl<S> Waited<S> {
+    /// The task that waited is gone.
+    pub(crate) fn forget_waker(&mut self) {
+        self.waker = None;
+    }
+}
+
+impl<S> Awaited<S> {
+    pub(crate) fn new(state: S) -> Self {
+        let waited = Waited {
+            state,
+            waker: None,
+            parked: 0,
+        };
+        Self {
+            state: Mutex::new(waited),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Waited<S>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes whoever waits, whichever way.
+    pub(crate) fn wake(&self, mut state: MutexGuard<'_, Waited<S>>) {
+        let waker = state.waker.take();
+        let parked = state.parked > 0;
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if parked {
+            self.changed.notify_all();
+        }
+    }
+
+    /// What `next` finds. If that is nothing, `waker` is woken once that may have changed.
+    pub(crate) fn take<T>(&self, waker: Option<&Waker>, next: impl FnOnce(&mut S) -> Option<T>) -> Option<T> {
+        let mut waited = self.lock();
+        let taken = next(&mut waited.state);
+        if let (None, Some(waker)) = (&taken, waker) {
+            match &mut waited.waker {
+                Some(known) => known.clone_from(waker),
+                none => *none = Some(waker.clone()),
+            }
+        }
+        taken
+    }
+
+    /// What `next` finds, waiting for it until `deadline`, or for ever.
+    pub(crate) fn wait<T>(&self, deadline: Option<Instant>, mut next: impl FnMut(&mut S) -> Option<T>) -> Option<T> {
+        let mut waited = self.lock();
+        loop {
+            if let Some(taken) = next(&mut waited.state) {
+                return Some(taken);
+            }
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return None;
+            }
+            waited = self.park(waited, left);
+        }
+    }
+
+    /// Waits on this thread until somebody wakes, or for `left`.
+    pub(crate) fn park<'a>(
+        &'a self,
+        mut waited: MutexGuard<'a, Waited<S>>,
+        left: Option<Duration>,
+    ) -> MutexGuard<'a, Waited<S>> {
+        waited.parked += 1;
+        let mut waited = match left {
+            None => self.changed.wait(waited).unwrap_or_else(PoisonError::into_inner),
+            Some(left) => {
+                let waited = self.changed.wait_timeout(waited, left);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        waited.parked -= 1;
+        waited
+    }
+}
