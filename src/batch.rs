@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::decode::{Malformed, Record, Records};
 use crate::event::Event;
 use crate::mask::Mask;
+use crate::sys::fork::Home;
 use crate::sys::pool::Buffer;
 use crate::table::{Resolver, Subject, TURNING_POINTS};
 
@@ -41,12 +42,22 @@ struct Runs {
 }
 
 /// Empty lists of runs, ready for use.
-#[derive(Debug, Default)]
-pub(crate) struct Shelf(Mutex<Vec<Vec<Run>>>);
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    home: Home,
+    lists: Mutex<Vec<Vec<Run>>>,
+}
 
 impl Shelf {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            home: Home::new(),
+            lists: Mutex::default(),
+        })
+    }
+
     fn take(self: &Arc<Self>) -> Runs {
-        let mut lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
         Runs {
             list: lists.pop().unwrap_or_default(),
             shelf: Arc::clone(self),
@@ -58,9 +69,12 @@ impl Drop for Runs {
     fn drop(&mut self) {
         // Lists of consumers that hold many batches at once are not all kept.
         const KEPT: usize = 8;
+        if !self.shelf.home.is_here() {
+            return;
+        }
         self.list.clear();
         let list = std::mem::take(&mut self.list);
-        let mut lists = self.shelf.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lists = self.shelf.lists.lock().unwrap_or_else(PoisonError::into_inner);
         if lists.len() < KEPT {
             lists.push(list);
         }

@@ -13,6 +13,7 @@ use crate::engine::Source;
 use crate::error::{Error, ErrorKind, Result};
 use crate::queue::{Feed, Taken, add};
 use crate::stats::Stats;
+use crate::sys::fork::Home;
 use crate::sys::inotify::InotifyFd;
 use crate::sys::pool::{Buffer, Pool};
 use crate::sys::probe;
@@ -28,6 +29,7 @@ pub(crate) struct Core {
     choice: Backend,
     report: Mutex<BackendReport>,
     shelf: Arc<Shelf>,
+    home: Home,
 }
 
 /// What the consumer gets.
@@ -60,15 +62,35 @@ impl Core {
             window,
             choice,
             report: Mutex::new(report),
-            shelf: Arc::default(),
+            shelf: Shelf::new(),
+            home: Home::new(),
         }
     }
 
+    /// An error in a child of the process that made it: the locks of this instance may be held by threads that the child
+    /// does not have, and what it did to the descriptor would be done to the parent's.
+    #[inline]
+    pub(crate) fn check_home(&self, operation: &'static str) -> Result<()> {
+        match self.is_here() {
+            true => Ok(()),
+            false => Err(Error::forked(operation)),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_here(&self) -> bool {
+        self.home.is_here()
+    }
+
     pub(crate) fn report(&self) -> BackendReport {
+        if let Err(forked) = self.check_home("read events") {
+            return BackendReport::epoll(Some(forked));
+        }
         self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn source(&self, operation: &'static str) -> Result<Source> {
+        self.check_home(operation)?;
         Ok(Source {
             fd: self.table.fd(operation)?,
             feed: Arc::clone(&self.feed),
@@ -106,6 +128,9 @@ impl Core {
 
     /// Why there is nothing more to come.
     pub(crate) fn ended(&self, operation: &'static str) -> Error {
+        if let Err(forked) = self.check_home(operation) {
+            return forked;
+        }
         if self.feed.queue.is_closed() {
             return Error::closed(operation);
         }
@@ -179,6 +204,9 @@ impl Core {
 
     /// All but the number of watches.
     pub(crate) fn stats(&self) -> Stats {
+        if !self.is_here() {
+            return Stats::default();
+        }
         let counters = &self.feed.counters;
         let pool = &self.feed.pool;
         let fd = self.table.fd("read stats").ok();
@@ -195,7 +223,22 @@ impl Core {
         }
     }
 
+    /// The consumer is gone.
+    pub(crate) fn leave(&self) {
+        if self.is_here() {
+            self.feed.queue.leave(&self.feed);
+        }
+    }
+
+    /// Whether it was closed. In a child of `fork` it is as if it was.
+    pub(crate) fn is_closed(&self) -> bool {
+        !self.is_here() || self.feed.queue.is_closed()
+    }
+
     pub(crate) fn close(&self) {
+        if !self.is_here() {
+            return;
+        }
         self.feed.queue.close(&self.feed);
         self.table.close();
     }

@@ -15,6 +15,7 @@ use crate::backend::Features;
 use crate::engine::{Engine, Source, SourceId, Wait};
 use crate::error::{Error, ErrorKind};
 use crate::queue::Feed;
+use crate::sys::fork::{Home, PerProcess};
 use crate::sys::notifier::Notifier;
 use crate::sys::thread::spawn_without_signals;
 
@@ -36,8 +37,8 @@ pub(crate) struct Driver(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     wanted: Wanted,
-    /// A child process has the parent's memory and not its threads.
-    process: u32,
+    /// A child of `fork` does not have the thread.
+    home: Home,
     notifier: Arc<Notifier>,
     mailbox: Mutex<Mailbox>,
 }
@@ -61,25 +62,24 @@ enum Command {
 }
 
 /// The drivers of this process, each with the number of its streams.
-static DRIVERS: Mutex<Vec<(Driver, usize)>> = Mutex::new(Vec::new());
+static DRIVERS: PerProcess<Mutex<Vec<(Driver, usize)>>> = PerProcess::new();
 
 fn drivers() -> MutexGuard<'static, Vec<(Driver, usize)>> {
-    DRIVERS.lock().unwrap_or_else(PoisonError::into_inner)
+    DRIVERS.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Driver {
     /// A driver for one more stream; each call is answered by one `detach`, or by `give_up`.
     pub(crate) fn join(wanted: Wanted) -> io::Result<Self> {
-        let process = std::process::id();
         let mut drivers = drivers();
-        let fits = |driver: &Self| driver.0.wanted == wanted && driver.0.process == process;
+        let fits = |driver: &Self| driver.0.wanted == wanted;
         if let Some((driver, streams)) = drivers.iter_mut().find(|(driver, _)| fits(driver)) {
             *streams += 1;
             return Ok(driver.clone());
         }
         let driver = Self(Arc::new(Shared {
             wanted,
-            process,
+            home: Home::new(),
             notifier: Arc::new(Notifier::new()?),
             mailbox: Mutex::default(),
         }));
@@ -120,6 +120,9 @@ impl Driver {
     }
 
     fn tell(&self, command: Command) {
+        if !self.0.home.is_here() {
+            return;
+        }
         let mut mailbox = self.mailbox();
         if mailbox.ended {
             drop(mailbox);

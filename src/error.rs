@@ -74,6 +74,8 @@ pub enum ErrorKind {
     Closed,
     /// It was [cancelled](crate::tree::Cancel::cancel).
     Cancelled,
+    /// It was made by the process that this one was forked from, and is still that one's.
+    Forked,
     /// The watch had ended already.
     WatchEnded,
     /// What was read is not a sequence of inotify records.
@@ -119,6 +121,11 @@ impl Error {
 
     pub(crate) fn closed(operation: &'static str) -> Self {
         Self::text(ErrorKind::Closed, operation, "this inotify instance was closed")
+    }
+
+    pub(crate) fn forked(operation: &'static str) -> Self {
+        let cause = "it was made before fork, by the parent of this process, and is still the parent's";
+        Self::text(ErrorKind::Forked, operation, cause).mended_by("make one in this process")
     }
 
     /// What kind of failure it is.

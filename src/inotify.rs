@@ -77,6 +77,7 @@ impl Inotify {
     /// [`Closed`](crate::ErrorKind::Closed).
     #[doc(alias = "inotify_add_watch")]
     pub fn add_watch(&self, path: impl AsRef<Path>, mask: Mask) -> Result<Watch> {
+        self.core.check_home("add watch").map_err(|error| error.at(path.as_ref()))?;
         self.core.table.add(path.as_ref(), mask)
     }
 
@@ -89,6 +90,7 @@ impl Inotify {
     /// [`Closed`](crate::ErrorKind::Closed).
     #[doc(alias = "inotify_rm_watch")]
     pub fn rm_watch(&self, watch: &Watch) -> Result<()> {
+        self.core.check_home("remove watch")?;
         self.core.table.remove(watch)
     }
 
@@ -97,7 +99,10 @@ impl Inotify {
     /// A watch that ends counts until its [`IGNORED`](Mask::IGNORED) is delivered. An overflow may have swallowed that, so
     /// after one the kernel's own list is read, once, at about a microsecond a watch.
     pub fn watches(&self) -> Vec<Watch> {
-        self.core.table.watches()
+        match self.core.is_here() {
+            true => self.core.table.watches(),
+            false => Vec::new(),
+        }
     }
 
     /// Sets a mark in the event stream: an event that arrives behind everything queued before this call, and ahead of
@@ -109,6 +114,7 @@ impl Inotify {
     /// [`WatchLimit`](crate::ErrorKind::WatchLimit) if there is no room for one more watch,
     /// [`NotFound`](crate::ErrorKind::NotFound) without `/proc`, [`Closed`](crate::ErrorKind::Closed).
     pub fn barrier(&self) -> Result<Barrier> {
+        self.core.check_home("set barrier")?;
         let number = self.core.table.barrier()?;
         Ok(Barrier {
             instance: self.core.instance,
@@ -118,6 +124,9 @@ impl Inotify {
 
     /// How much has been read and delivered, and how full things are.
     pub fn stats(&self) -> Stats {
+        if !self.core.is_here() {
+            return Stats::default();
+        }
         Stats {
             watches: self.core.table.count(),
             ..self.core.stats()
@@ -164,6 +173,6 @@ impl Inotify {
 
     /// Whether it was closed.
     pub fn is_closed(&self) -> bool {
-        self.core.feed.queue.is_closed()
+        self.core.is_closed()
     }
 }

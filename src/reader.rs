@@ -121,6 +121,7 @@ impl Reader {
     }
 
     fn wait_until(&mut self, deadline: Option<Instant>) -> Result<Option<EventBatch>> {
+        self.check_home()?;
         let shown = self.gate.shown().map_err(|cause| self.failed(&cause))?;
         let batch = self.wait_for(deadline);
         if shown {
@@ -161,6 +162,7 @@ impl Reader {
     /// # Errors
     /// As [`wait_timeout`](Self::wait_timeout).
     pub fn try_next(&mut self) -> Result<Option<EventBatch>> {
+        self.check_home()?;
         let shown = self.gate.shown().map_err(|cause| self.failed(&cause))?;
         if shown {
             self.take_signal();
@@ -185,6 +187,7 @@ impl Reader {
     /// What tokio is to wait on, from now on.
     #[cfg(feature = "tokio")]
     pub(crate) fn enter_tokio(&mut self) -> io::Result<Descriptors> {
+        self.check_home()?;
         self.show_rest();
         if self.core.window.is_zero() {
             // It is not asked meanwhile, and must not be found shut when it is again.
@@ -204,7 +207,7 @@ impl Reader {
     /// Tokio waits no longer.
     #[cfg(feature = "tokio")]
     pub(crate) fn leave_tokio(&mut self) {
-        if self.moves < MOST_MOVES {
+        if self.moves < MOST_MOVES && self.core.is_here() {
             self.take_ring_again();
         }
     }
@@ -213,6 +216,7 @@ impl Reader {
     /// descriptors. Answers also whether nothing is known to be left, so that there is no need to ask again.
     #[cfg(feature = "tokio")]
     pub(crate) fn next_heard_of(&mut self) -> Result<(Option<EventBatch>, bool)> {
+        self.check_home()?;
         self.check_not_ended()?;
         self.take_signal();
         let mut batch = self.take_news()?;
@@ -309,6 +313,15 @@ impl Reader {
             true => self.take(),
             false => Ok(None),
         }
+    }
+
+    #[inline]
+    pub(crate) fn check_home(&mut self) -> Result<()> {
+        let checked = self.core.check_home(WAIT);
+        if checked.is_err() {
+            self.end();
+        }
+        checked
     }
 
     fn check_not_ended(&self) -> Result<()> {
@@ -419,9 +432,11 @@ impl Reader {
 /// Readable when [`try_next`](Reader::try_next) has something to do. For waiting on only.
 impl AsFd for Reader {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.show_rest();
-        let shown = self.gate.show(&self.source.fd, &self.notifier, self.core.window);
-        shown.as_fd()
+        if self.core.is_here() {
+            self.show_rest();
+            self.gate.show(&self.source.fd, &self.notifier, self.core.window);
+        }
+        self.gate.as_fd()
     }
 }
 
@@ -435,7 +450,9 @@ impl Drop for Reader {
     fn drop(&mut self) {
         // First nobody reads any more, then the place is free.
         self.engine = None;
-        self.take_ring_again();
-        self.core.feed.queue.leave(&self.core.feed);
+        if self.core.is_here() {
+            self.take_ring_again();
+            self.core.leave();
+        }
     }
 }

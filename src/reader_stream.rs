@@ -2,18 +2,16 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures_core::{FusedStream, Stream};
-use tokio::io::unix::AsyncFd;
 use tokio::task::coop;
 
 use crate::batch::EventBatch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::reader::{Descriptors, Reader};
-use crate::sys::async_fd::{Shared, register};
+use crate::sys::async_fd::Registered;
 use crate::sys::epoll::EpollFd;
 use crate::sys::inotify::InotifyFd;
 use crate::sys::notifier::Notifier;
@@ -63,21 +61,21 @@ pub struct ReaderStream {
 enum Heard {
     /// Each descriptor is the loop's: no event costs more than one wake-up and one read.
     Own {
-        events: AsyncFd<Shared<InotifyFd>>,
-        signals: AsyncFd<Shared<Notifier>>,
+        events: Registered<InotifyFd>,
+        signals: Registered<Notifier>,
     },
     /// The descriptor that keeps the window.
-    Gate(AsyncFd<Shared<EpollFd>>),
+    Gate(Registered<EpollFd>),
 }
 
 impl ReaderStream {
     pub(crate) fn new(mut reader: Reader) -> Result<Self> {
         let heard = reader.enter_tokio().and_then(|descriptors| match descriptors {
             Descriptors::Own(events, signals) => Ok(Heard::Own {
-                events: register(events)?,
-                signals: register(signals)?,
+                events: Registered::new(events)?,
+                signals: Registered::new(signals)?,
             }),
-            Descriptors::Gate(gate) => register(gate).map(Heard::Gate),
+            Descriptors::Gate(gate) => Registered::new(gate).map(Heard::Gate),
         });
         let heard = heard.map_err(|cause| Error::os(ErrorKind::ReaderFailed, "open stream", &cause))?;
         Ok(Self {
@@ -114,20 +112,14 @@ impl Heard {
     fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             // Each is asked: both must know whom to wake.
-            Self::Own { events, signals } => match (hear(events, cx), hear(signals, cx)) {
+            Self::Own { events, signals } => match (events.poll(cx), signals.poll(cx)) {
                 (Poll::Pending, Poll::Pending) => Poll::Pending,
                 (Poll::Ready(Err(cause)), _) | (_, Poll::Ready(Err(cause))) => Poll::Ready(Err(cause)),
                 _ => Poll::Ready(Ok(())),
             },
-            Self::Gate(gate) => hear(gate, cx),
+            Self::Gate(gate) => gate.poll(cx),
         }
     }
-}
-
-fn hear<T: AsRawFd>(descriptor: &AsyncFd<T>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-    descriptor
-        .poll_read_ready(cx)
-        .map_ok(|mut readiness| readiness.clear_ready())
 }
 
 impl Stream for ReaderStream {
@@ -136,6 +128,10 @@ impl Stream for ReaderStream {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.ended {
             return Poll::Ready(None);
+        }
+        if let Err(forked) = self.reader.check_home() {
+            self.ended = true;
+            return Poll::Ready(Some(Err(forked)));
         }
         // Where events never cease, the other tasks of the thread have their turn all the same.
         let budget = ready!(coop::poll_proceed(cx));

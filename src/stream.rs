@@ -15,6 +15,8 @@ use crate::event::OwnedEvent;
 use crate::queue::Half;
 use crate::table::Recent;
 
+const WAIT: &str = "wait for events";
+
 /// The events of an instance as an async stream of batches, for every executor.
 ///
 /// A reader thread moves what the kernel has into the instance's buffers, so a consumer that stalls loses nothing while
@@ -73,6 +75,9 @@ impl EventStream {
         if self.ended {
             return None;
         }
+        if let Err(forked) = self.check_home() {
+            return Some(Err(forked));
+        }
         let next = self.core.wait(&mut self.recent, None);
         self.deliver(next).unwrap_or(None)
     }
@@ -83,12 +88,13 @@ impl EventStream {
     /// [`Closed`](ErrorKind::Closed) once the stream has ended, and as [`wait`](Self::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<EventBatch>> {
         if self.ended {
-            return Err(self.core.ended("wait for events"));
+            return Err(self.core.ended(WAIT));
         }
+        self.check_home()?;
         let next = self.core.wait(&mut self.recent, Instant::now().checked_add(timeout));
         match self.deliver(next) {
             Some(Some(batch)) => batch.map(Some),
-            Some(None) => Err(self.core.ended("wait for events")),
+            Some(None) => Err(self.core.ended(WAIT)),
             None => Ok(None),
         }
     }
@@ -105,6 +111,12 @@ impl EventStream {
             stream: self,
             batch: Vec::new().into_iter(),
         }
+    }
+
+    fn check_home(&mut self) -> Result<()> {
+        let checked = self.core.check_home(WAIT);
+        self.ended |= checked.is_err();
+        checked
     }
 
     /// None if there is nothing yet; `Some(None)` at the end.
@@ -155,6 +167,9 @@ impl Stream for EventStream {
         if self.ended {
             return Poll::Ready(None);
         }
+        if let Err(forked) = self.check_home() {
+            return Poll::Ready(Some(Err(forked)));
+        }
         let stream = &mut *self;
         let next = stream.core.take(&mut stream.recent, Some(cx.waker()));
         self.deliver(next).map_or(Poll::Pending, Poll::Ready)
@@ -169,7 +184,7 @@ impl FusedStream for EventStream {
 
 impl Drop for EventStream {
     fn drop(&mut self) {
-        self.core.feed.queue.leave(&self.core.feed);
+        self.core.leave();
     }
 }
 

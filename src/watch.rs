@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::mask::Mask;
+use crate::sys::fork::Home;
 
 /// A watched file or directory.
 ///
@@ -33,6 +34,7 @@ pub struct Watch(Arc<Inner>);
 struct Inner {
     instance: u64,
     wd: i32,
+    home: Home,
     ended: AtomicBool,
     /// The path it was made with, which most watches keep: while it holds, events need no lock for their paths.
     first_path: Arc<Path>,
@@ -52,6 +54,7 @@ impl Watch {
         Self(Arc::new(Inner {
             instance,
             wd,
+            home: Home::new(),
             ended: AtomicBool::new(false),
             first_path: Arc::clone(&path),
             path_changed: AtomicBool::new(false),
@@ -66,17 +69,28 @@ impl Watch {
         self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// None in a child of `fork` whose parent held the lock at that moment: there it is never let go.
+    fn told_if_free(&self) -> Option<MutexGuard<'_, Told>> {
+        match self.0.home.is_here() {
+            true => Some(self.told()),
+            false => self.0.told.try_lock().ok(),
+        }
+    }
+
     /// The path it was added under by the newest call, or given by [`set_path`](Self::set_path).
     ///
     /// A watch follows its inode, not its name: after a rename of the object, or of a directory above it, this is the old
     /// path until somebody sets it.
     pub fn path(&self) -> Arc<Path> {
-        Arc::clone(&self.told().path)
+        let told = self.told_if_free();
+        Arc::clone(told.as_ref().map_or(&self.0.first_path, |told| &told.path))
     }
 
     /// Tells the watch where its object is now. Events look their path up when asked, so it holds for those already read.
     pub fn set_path(&self, path: impl AsRef<Path>) {
-        self.set_told_path(&mut self.told(), path.as_ref());
+        if let Some(mut told) = self.told_if_free() {
+            self.set_told_path(&mut told, path.as_ref());
+        }
     }
 
     fn set_told_path(&self, told: &mut Told, path: &Path) {
@@ -87,7 +101,7 @@ impl Watch {
     /// What it asks for: the mask of the newest call, or with [`MASK_ADD`](Mask::MASK_ADD) of all calls together,
     /// without the bits that only say how to watch.
     pub fn mask(&self) -> Mask {
-        self.told().mask
+        self.told_if_free().map_or(Mask::empty(), |told| told.mask)
     }
 
     /// Whether it has ended: its [`IGNORED`](Mask::IGNORED) has been delivered.
@@ -135,7 +149,7 @@ impl Watch {
         };
         match self.0.path_changed.load(Ordering::Acquire) {
             false => begin(&self.0.first_path),
-            true => begin(&self.told().path),
+            true => begin(&self.path()),
         }
         if !name.is_empty() {
             if !matches!(bytes.last(), None | Some(b'/')) {
@@ -163,10 +177,9 @@ impl Hash for Watch {
 
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let told = self.told();
         f.debug_struct("Watch")
-            .field("path", &told.path)
-            .field("mask", &told.mask)
+            .field("path", &self.path())
+            .field("mask", &self.mask())
             .field("ended", &self.is_ended())
             .finish_non_exhaustive()
     }

@@ -5,7 +5,7 @@
 //! window is over, and a timer stands in for it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -70,6 +70,11 @@ impl Gate {
         };
         self.poll.add(fd.as_fd(), 2, true)?;
         Ok(timer)
+    }
+
+    /// The descriptor, shown or not.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poll.as_fd()
     }
 
     /// Whether the descriptor was shown, and whether that worked.

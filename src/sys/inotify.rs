@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::AtomicUsize;
 
+use super::fork::Home;
 use super::{checked, checked_size, late};
 use crate::mask::Mask;
 
@@ -15,6 +16,7 @@ pub(crate) const LARGEST_RECORD: usize = 16 + 255 + 1;
 #[derive(Debug)]
 pub(crate) struct InotifyFd {
     fd: Option<OwnedFd>,
+    home: Home,
     /// How many watches there are; kept by the watch table, used when closing.
     pub(crate) watches: AtomicUsize,
 }
@@ -27,6 +29,7 @@ impl InotifyFd {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self {
             fd: Some(fd),
+            home: Home::new(),
             watches: AtomicUsize::new(0),
         })
     }
@@ -78,7 +81,8 @@ impl Drop for InotifyFd {
     fn drop(&mut self) {
         // Closing waits for a grace period of the kernel, milliseconds, and tears down every watch at about a microsecond
         // each: too long for an executor's thread, or for the one that reads for other streams.
-        if *self.watches.get_mut() > 0 {
+        // A child of `fork` only closes its own.
+        if *self.watches.get_mut() > 0 && self.home.is_here() {
             late::drop_elsewhere(self.fd.take());
         }
     }

@@ -11,22 +11,29 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::fork::PerProcess;
+
 /// How late is late. Seen: some milliseconds.
 const LATE: Duration = Duration::from_secs(1);
 
-/// When this process last closed a ring.
-static RING_CLOSED: Mutex<Option<Instant>> = Mutex::new(None);
+static LATE_THINGS: PerProcess<Late> = PerProcess::new();
 
-/// Descriptors that are being closed.
-static CLOSING: AtomicUsize = AtomicUsize::new(0);
+#[derive(Default)]
+struct Late {
+    /// When this process last closed a ring.
+    ring_closed: Mutex<Option<Instant>>,
+    /// Descriptors that are being closed.
+    closing: AtomicUsize,
+}
 
 pub(super) fn ring_closed() {
-    *RING_CLOSED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    let closed = &LATE_THINGS.get().ring_closed;
+    *closed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
 }
 
 /// Drops `value` on a thread of its own; here, if there can be none.
 pub(super) fn drop_elsewhere<T: Send + 'static>(value: T) {
-    CLOSING.fetch_add(1, Ordering::Relaxed);
+    LATE_THINGS.get().closing.fetch_add(1, Ordering::Relaxed);
     let closing = Closing(Some(value));
     let closer = thread::Builder::new().name("ringwatch-close".into());
     // Without a thread, the closure is dropped here, and what it holds with it.
@@ -38,7 +45,7 @@ struct Closing<T>(Option<T>);
 impl<T> Drop for Closing<T> {
     fn drop(&mut self) {
         drop(self.0.take());
-        CLOSING.fetch_sub(1, Ordering::Relaxed);
+        LATE_THINGS.get().closing.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -56,7 +63,8 @@ pub(crate) fn patiently<T>(code: i32, make: impl Fn() -> io::Result<T>) -> io::R
 }
 
 fn something_is_late(since: Instant) -> bool {
-    let closed = *RING_CLOSED.lock().unwrap_or_else(PoisonError::into_inner);
+    let late = LATE_THINGS.get();
+    let closed = *late.ring_closed.lock().unwrap_or_else(PoisonError::into_inner);
     let recently = closed.is_some_and(|at| since.saturating_duration_since(at) < LATE);
-    recently || CLOSING.load(Ordering::Relaxed) > 0
+    recently || late.closing.load(Ordering::Relaxed) > 0
 }

@@ -9,6 +9,7 @@ pub(crate) mod async_fd;
 mod buffer_ring;
 pub(crate) mod dir;
 pub(crate) mod epoll;
+pub(crate) mod fork;
 pub(crate) mod gate;
 pub(crate) mod inotify;
 mod lane;

@@ -11,6 +11,7 @@ use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::fork::Home;
 use super::notifier::Notifier;
 
 /// The buffers of one instance.
@@ -18,6 +19,7 @@ pub(crate) struct Pool {
     base: NonNull<u8>,
     buffer_size: usize,
     buffers: usize,
+    home: Home,
     /// Buffers with something in them.
     used: AtomicUsize,
     free: Mutex<Free>,
@@ -46,6 +48,7 @@ impl Pool {
             base,
             buffer_size,
             buffers,
+            home: Home::new(),
             used: AtomicUsize::new(0),
             free: Mutex::new(Free {
                 indices: (0..count).rev().collect(),
@@ -255,8 +258,11 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.clear();
-        self.pool.give_back(self.index);
+        // In a child of `fork` the lock may be held for ever, and nobody takes it out again.
+        if self.pool.home.is_here() {
+            self.clear();
+            self.pool.give_back(self.index);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::fork::PerProcess;
 use super::inotify::{InotifyFd, LARGEST_RECORD, MarkerInode};
 use super::late::patiently;
 use super::notifier::Notifier;
@@ -18,12 +19,12 @@ use crate::queue::{Feed, Taken};
 
 /// What io_uring offers here, or why it can't be had. A good answer is kept for the life of the process.
 pub(crate) fn uring_features() -> Result<Features, Error> {
-    static KNOWN: OnceLock<Features> = OnceLock::new();
-    if let Some(known) = KNOWN.get() {
+    static KNOWN: PerProcess<OnceLock<Features>> = PerProcess::new();
+    if let Some(known) = KNOWN.get().get() {
         return Ok(*known);
     }
     let found = find_features()?;
-    Ok(*KNOWN.get_or_init(|| found))
+    Ok(*KNOWN.get().get_or_init(|| found))
 }
 
 fn find_features() -> Result<Features, Error> {

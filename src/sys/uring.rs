@@ -21,6 +21,7 @@ use io_uring::types::Fd;
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
 use super::buffer_ring::BufferRing;
+use super::fork::Home;
 use super::lane::{LENT, Lane};
 use super::late;
 use super::notifier::{Notifier, timespec};
@@ -48,6 +49,7 @@ pub(crate) struct Uring {
     features: Features,
     /// The thread that made the ring.
     owner: u64,
+    home: Home,
     notifier: Arc<Notifier>,
     /// Whether a poll of the notifier is in the ring.
     listening: bool,
@@ -88,6 +90,7 @@ impl Uring {
             ring,
             features: found,
             owner: super::thread::current(),
+            home: Home::new(),
             notifier,
             listening: false,
             lanes: Vec::new(),
@@ -395,6 +398,10 @@ impl Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
+        if !self.home.is_here() {
+            // The parent's, and so is the memory that the kernel looks at.
+            return;
+        }
         if self.usable_here() {
             for index in 0..self.lanes.len() {
                 self.detach(SourceId(index as u16));

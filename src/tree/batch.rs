@@ -11,6 +11,7 @@ use crate::barrier::Barrier;
 use crate::decode::{Record, Records};
 use crate::error::Error;
 use crate::mask::Mask;
+use crate::sys::fork::Home;
 use crate::sys::pool::Buffer;
 
 /// Changes that are delivered together, in order.
@@ -258,12 +259,22 @@ impl Draft {
 }
 
 /// Drafts that can be used again.
-#[derive(Debug, Default)]
-pub(super) struct Shelf(Mutex<Vec<Draft>>);
+#[derive(Debug)]
+pub(super) struct Shelf {
+    home: Home,
+    drafts: Mutex<Vec<Draft>>,
+}
 
 impl Shelf {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            home: Home::new(),
+            drafts: Mutex::default(),
+        })
+    }
+
     pub(super) fn take(&self) -> Draft {
-        let mut drafts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut drafts = self.drafts.lock().unwrap_or_else(PoisonError::into_inner);
         drafts.pop().unwrap_or_default()
     }
 }
@@ -310,9 +321,12 @@ impl Drop for TreeBatch {
         // Not those of consumers that hold many batches at once, nor those of a large scan.
         const KEPT: usize = 8;
         const LARGE: usize = 1 << 20;
+        if !self.shelf.home.is_here() {
+            return;
+        }
         let mut draft = std::mem::take(&mut self.draft);
         draft.clear();
-        let mut drafts = self.shelf.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut drafts = self.shelf.drafts.lock().unwrap_or_else(PoisonError::into_inner);
         if drafts.len() < KEPT && draft.text.capacity() < LARGE {
             drafts.push(draft);
         }

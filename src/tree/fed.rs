@@ -80,7 +80,7 @@ impl Fed {
         Self {
             tracker,
             memory: Memory::new(),
-            shelf: Arc::default(),
+            shelf: Shelf::new(),
             ahead: Ahead::default(),
             root,
         }

@@ -178,8 +178,17 @@ pub(crate) struct Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.shared.core.close();
-        self.worker.unpark();
+        self.close();
+    }
+}
+
+impl Owner {
+    fn close(&self) {
+        // In a child of `fork` there is no such thread.
+        if self.shared.core.is_here() {
+            self.shared.core.close();
+            self.worker.unpark();
+        }
     }
 }
 
@@ -268,6 +277,7 @@ impl Tree {
     /// As [`Inotify::barrier`](crate::Inotify::barrier).
     pub fn barrier(&self) -> Result<Barrier> {
         let shared = &self.owner.shared;
+        shared.core.check_home("set barrier")?;
         if shared.core.feed.queue.is_closed() {
             return Err(Error::closed("set barrier"));
         }
@@ -285,6 +295,7 @@ impl Tree {
         question: impl FnOnce(&mut Worker) -> T + Send + 'static,
     ) -> Result<T> {
         let shared = &self.owner.shared;
+        shared.core.check_home(operation)?;
         let (tell, told) = sync_channel(1);
         let command = Box::new(move |worker: &mut Worker| {
             // Whoever asked may have gone.
@@ -393,8 +404,7 @@ impl Tree {
 
     /// Ends the tree, for every handle: its stream delivers what was already read and then nothing more.
     pub fn close(&self) {
-        self.owner.shared.core.close();
-        self.owner.worker.unpark();
+        self.owner.close();
     }
 }
 

@@ -26,6 +26,7 @@ pub struct TreeStream {
 
 impl TreeStream {
     pub(super) fn new(owner: Arc<Owner>) -> Result<Self> {
+        owner.shared.core.check_home("open stream")?;
         if !owner.shared.outlet.enter() {
             let cause = "this tree is being read already";
             let error = Error::text(ErrorKind::AlreadyReading, "open stream", cause);
@@ -39,6 +40,9 @@ impl TreeStream {
         if self.ended {
             return None;
         }
+        if let Err(forked) = self.check_home() {
+            return Some(Err(forked));
+        }
         let next = self.owner.shared.outlet.wait(None);
         self.deliver(next).unwrap_or(None)
     }
@@ -49,6 +53,7 @@ impl TreeStream {
     /// [`Closed`](ErrorKind::Closed) once the stream has ended, and as [`wait`](Self::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<TreeBatch>> {
         let ended = || Error::text(ErrorKind::Closed, "wait for changes", "this tree was closed");
+        self.check_home()?;
         if self.ended {
             return Err(ended());
         }
@@ -63,6 +68,12 @@ impl TreeStream {
     /// The batches as a blocking iterator, which ends with the stream.
     pub fn blocking(&mut self) -> impl Iterator<Item = Result<TreeBatch>> {
         std::iter::from_fn(|| self.wait())
+    }
+
+    fn check_home(&mut self) -> Result<()> {
+        let checked = self.owner.shared.core.check_home("wait for changes");
+        self.ended |= checked.is_err();
+        checked
     }
 
     /// None if there is nothing yet; `Some(None)` at the end.
@@ -86,6 +97,9 @@ impl Stream for TreeStream {
         if self.ended {
             return Poll::Ready(None);
         }
+        if let Err(forked) = self.check_home() {
+            return Poll::Ready(Some(Err(forked)));
+        }
         let next = self.owner.shared.outlet.take(Some(cx.waker()));
         self.deliver(next).map_or(Poll::Pending, Poll::Ready)
     }
@@ -99,6 +113,8 @@ impl FusedStream for TreeStream {
 
 impl Drop for TreeStream {
     fn drop(&mut self) {
-        self.owner.shared.outlet.leave();
+        if self.owner.shared.core.is_here() {
+            self.owner.shared.outlet.leave();
+        }
     }
 }

@@ -106,7 +106,7 @@ impl Worker {
             inotify,
             compares,
             ahead: Ahead::default(),
-            shelf: Arc::default(),
+            shelf: Shelf::new(),
             memory: Memory::new(),
             waker: Waker::from(Arc::new(Unpark(thread.clone()))),
             thread,
