@@ -329,4 +329,29 @@ mod tests {
         assert!(event.watch().is_none() && event.path().is_none() && event.name().is_none());
         assert_eq!(core.feed.counters.overflows.load(Ordering::Relaxed), 1);
     }
+
+    /// The locks are held by this very thread, so who waits for one in the child waits for ever.
+    #[test]
+    fn in_a_child_nothing_waits_for_a_lock() {
+        let core = Arc::new(core());
+        let wd = core.table.fd("test").unwrap().add_watch(c"/", crate::Mask::MOVE_SELF);
+        push(&core, &record(wd.unwrap(), libc::IN_MOVE_SELF, 0, b""));
+        let Next::Batch(batch) = core.take(&mut Recent::default(), None) else {
+            panic!()
+        };
+        let (table, queue) = (core.table.hold(), core.feed.queue.hold());
+        let (report, drivers) = (core.report.lock(), crate::driver::hold());
+        assert!(crate::sys::fork::in_child(|| {
+            let inotify = crate::Inotify::from_core(Arc::clone(&core));
+            inotify.close();
+            drop((inotify.stats(), inotify.watches(), inotify.backend()));
+            let refused = inotify.add_watch("/", crate::Mask::ALL).is_err() && inotify.barrier().is_err();
+            let unread = inotify.stream().is_err() && inotify.reader().is_err() && inotify.is_closed();
+            core.leave();
+            drop(batch);
+            let own = crate::Inotify::builder().backend(Backend::Epoll).build().unwrap();
+            refused && unread && own.stream().is_ok()
+        }));
+        drop((table, queue, report, drivers));
+    }
 }

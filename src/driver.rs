@@ -68,6 +68,11 @@ fn drivers() -> MutexGuard<'static, Vec<(Driver, usize)>> {
     DRIVERS.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[cfg(test)]
+pub(crate) fn hold() -> impl Sized {
+    drivers()
+}
+
 impl Driver {
     /// A driver for one more stream; each call is answered by one `detach`, or by `give_up`.
     pub(crate) fn join(wanted: Wanted) -> io::Result<Self> {

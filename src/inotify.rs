@@ -56,8 +56,8 @@ impl Inotify {
         Builder::default()
     }
 
-    pub(crate) fn from_core(core: Core) -> Self {
-        Self { core: Arc::new(core) }
+    pub(crate) fn from_core(core: impl Into<Arc<Core>>) -> Self {
+        Self { core: core.into() }
     }
 
     /// Watches a file or directory.

@@ -127,6 +127,11 @@ impl Queue {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
+        self.state.lock()
+    }
+
     fn push(&self, mut buffer: Buffer) -> Option<Buffer> {
         let mut state = self.state.lock();
         if let Some(last) = state.filled.back_mut() {

@@ -103,6 +103,11 @@ impl Table {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
+        self.lock()
+    }
+
     pub(crate) fn fd(&self, operation: &'static str) -> Result<Arc<InotifyFd>> {
         let fd = self.lock().fd.clone();
         fd.ok_or_else(|| Error::closed(operation))

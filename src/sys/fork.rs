@@ -117,24 +117,28 @@ impl<T: Default + Sync + 'static> PerProcess<T> {
     }
 }
 
+/// Whether `check` holds in a child of this process, and ends.
+#[cfg(test)]
+pub(crate) fn in_child(check: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the C library sees to its own locks at a fork, and the child ends below.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // What hangs is ended.
+        // SAFETY: no pointers are passed.
+        unsafe { libc::alarm(20) };
+        let code = if check() { 0 } else { 1 };
+        // SAFETY: it never returns.
+        unsafe { libc::_exit(code) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` is writable and lives through the call.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    status == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Whether `check` holds in a child. It may only look.
-    fn in_child(check: impl FnOnce() -> bool) -> bool {
-        // SAFETY: the child looks at memory, and ends.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            let code = if check() { 0 } else { 1 };
-            // SAFETY: it never returns.
-            unsafe { libc::_exit(code) };
-        }
-        let mut status = 0;
-        // SAFETY: `status` is writable and lives through the call.
-        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-        status == 0
-    }
 
     #[test]
     fn a_child_and_its_child_are_other_processes() {

@@ -294,6 +294,24 @@ mod tests {
     }
 
     #[test]
+    fn a_buffer_dropped_in_a_child_waits_for_no_lock_and_signals_nobody() {
+        let pool = Pool::new(1, 512).unwrap();
+        let notifier = Arc::new(Notifier::new().unwrap());
+        let buffer = pool.take().unwrap();
+        assert!(pool.take_or_starve(&notifier).is_none());
+        let lock = pool.lock();
+        assert!(crate::sys::fork::in_child(|| {
+            // SAFETY: what the child drops is its own copy; this one lives on.
+            drop(unsafe { ptr::read(&raw const buffer) });
+            true
+        }));
+        drop(lock);
+        assert!(!notifier.clear());
+        drop(buffer);
+        assert!(notifier.clear());
+    }
+
+    #[test]
     fn a_starved_taker_is_woken_once_by_the_next_buffer() {
         let pool = Pool::new(1, 512).unwrap();
         let notifier = Arc::new(Notifier::new().unwrap());

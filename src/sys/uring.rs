@@ -440,3 +440,37 @@ struct EnterArgument {
     min_wait_microseconds: u32,
     time: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mask::Mask;
+    use crate::queue::Feed;
+    use crate::sys::inotify::InotifyFd;
+    use crate::sys::pool::Pool;
+    use crate::sys::probe;
+
+    #[test]
+    fn a_ring_dropped_in_a_child_leaves_the_parents_as_it_is() {
+        let Ok(features) = probe::uring_features() else { return };
+        let mut uring = Uring::new(features, 1, Arc::new(Notifier::new().unwrap())).unwrap();
+        let source = Source {
+            fd: Arc::new(InotifyFd::new().unwrap()),
+            feed: Feed::new(Pool::new(4, 4096).unwrap()),
+        };
+        uring.attach(source.clone()).unwrap();
+        uring.turn(Wait::NOT).unwrap();
+        assert!(uring.armed == 1 && uring.ring.submission().is_empty());
+        assert!(crate::sys::fork::in_child(|| {
+            // SAFETY: what the child drops is its own copy; this one lives on.
+            drop(unsafe { std::ptr::read(&raw const uring) });
+            true
+        }));
+        // Both processes see the same ring: nothing was put into it.
+        assert!(uring.ring.submission().is_empty());
+        let wd = source.fd.add_watch(c"/", Mask::MOVE_SELF).unwrap();
+        source.fd.rm_watch(wd).unwrap();
+        uring.turn(Wait::forever(Duration::ZERO)).unwrap();
+        assert!(source.feed.queue.has_news());
+    }
+}
