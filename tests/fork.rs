@@ -55,6 +55,14 @@ fn make(dir: &Path, names: std::ops::Range<usize>) {
     names.for_each(|number| fs::write(dir.join(number.to_string()), "").expect("a file"));
 }
 
+/// Waits until the thread sleeps in the kernel.
+fn until_asleep(thread: libc::pid_t) {
+    let stat = format!("/proc/self/task/{thread}/stat");
+    while !fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") S ")) {
+        thread::yield_now();
+    }
+}
+
 /// A reading half, whichever.
 enum Half {
     Stream(EventStream),
@@ -222,6 +230,18 @@ fn the_parent_goes_on_and_the_child_is_refused() {
                         make(dir.path(), 7 + 4 * round..9 + 4 * round);
                     }
                     events(&mut half, 3..17);
+                    // What it waits on is still there: these come while it sleeps.
+                    // SAFETY: no pointers are passed.
+                    let sleeper = unsafe { libc::gettid() };
+                    thread::scope(|scope| {
+                        scope.spawn(|| {
+                            until_asleep(sleeper);
+                            make(dir.path(), 17..18);
+                            until_asleep(sleeper);
+                            make(dir.path(), 18..19);
+                        });
+                        events(&mut half, 17..19);
+                    });
                     assert_eq!((&*watch.path(), watch.mask()), (dir.path(), Mask::CREATE));
                     assert_eq!(mask_of(dir.path()), Some(Mask::CREATE));
                     assert_eq!(inotify.watches().len(), 1);
