@@ -4,6 +4,7 @@
 //! cargo run --release -p ringwatch-compare                 # everything, an hour or so
 //! cargo run --release -p ringwatch-compare -- goals        # what ringwatch sets out to do, and whether it does
 //! cargo run --release -p ringwatch-compare -- core         # the core's own figures
+//! cargo run --release -p ringwatch-compare -- soak         # half an hour of high load: every event is counted
 //! ```
 //!
 //! Every run is three processes: this one, a producer pinned to the first CPU that causes events at a fixed rate, and a
@@ -29,6 +30,7 @@ mod plan;
 mod plot;
 mod producer;
 mod run;
+mod soak;
 mod table;
 mod trace;
 
@@ -81,10 +83,16 @@ enum Command {
     Goals,
     /// CPU, latency and stalls of ringwatch and what it is measured against.
     Core,
+    /// High load for long: every event is counted, and nothing may grow.
+    Soak(soak::Soak),
     #[command(hide = true)]
     Produce { order: String },
     #[command(hide = true)]
     Consume { order: String },
+    #[command(hide = true)]
+    SoakProduce { setup: String },
+    #[command(hide = true)]
+    SoakConsume { setup: String },
 }
 
 fn main() -> ExitCode {
@@ -101,6 +109,12 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
     match &options.command {
         Some(Command::Produce { order }) => return producer::produce(&serde_json::from_str(order)?),
         Some(Command::Consume { order }) => return consumers::consume(&serde_json::from_str(order)?),
+        Some(Command::SoakProduce { setup }) => return soak::produce(setup),
+        Some(Command::SoakConsume { setup }) => return soak::consume(setup),
+        Some(Command::Soak(options)) => {
+            println!("{}", machine::machine());
+            return soak::soak(options);
+        }
         _ => {}
     }
     more_descriptors();

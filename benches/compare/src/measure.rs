@@ -67,7 +67,7 @@ impl Usage {
 }
 
 /// The lines `NAME…: N kB` of a file in `/proc`, in KiB.
-fn kibibytes(file: &str, name: &str) -> u64 {
+pub fn kibibytes(file: &str, name: &str) -> u64 {
     let text = fs::read_to_string(file).unwrap_or_default();
     let lines = text.lines().filter(|line| line.starts_with(name));
     let values = lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());

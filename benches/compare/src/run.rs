@@ -176,7 +176,18 @@ impl Started {
         self.child.id()
     }
 
-    fn line(&self, patience: Duration) -> Result<String, String> {
+    /// Tells it something, as one line.
+    pub fn tell(&mut self, word: &impl Serialize) -> Result<(), Box<dyn Error>> {
+        let line = serde_json::to_string(word)? + "\n";
+        self.child
+            .stdin
+            .as_ref()
+            .ok_or("no input")?
+            .write_all(line.as_bytes())?;
+        Ok(())
+    }
+
+    pub fn line(&self, patience: Duration) -> Result<String, String> {
         self.lines.recv_timeout(patience).map_err(|cause| match cause {
             RecvTimeoutError::Timeout => format!("no answer within {patience:?}"),
             RecvTimeoutError::Disconnected => "ended without an answer".into(),

@@ -1,0 +1,198 @@
+//! What comes and goes while the lanes read: watches, instances, trees. Each is its own producer, and counts.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use ringwatch::tree::Tree;
+use ringwatch::{Inotify, Mask};
+
+use super::lane::{Result, backend};
+use super::plan::{CHURNED, Random, Setup};
+use super::tree::STATIC;
+
+/// Writes to two files in turn, since equal events in a row become one.
+struct Writer([File; 2]);
+
+impl Writer {
+    fn new(dir: &std::path::Path) -> Result<Self> {
+        Ok(Self([File::create(dir.join("x"))?, File::create(dir.join("y"))?]))
+    }
+
+    fn write(&self, times: u64) -> Result<()> {
+        for number in 0..times {
+            self.0[number as usize % 2].write_at(b"x", 0)?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds and removes watches of these instances, in bursts at full speed with some rest, so that their events are not too
+/// many to be kept while a consumer stalls. Answers how many, instance by instance.
+pub fn watches(setup: &Setup, inotifies: &[Inotify], stop: &AtomicBool) -> Result<Vec<u64>> {
+    const BURST: usize = 64;
+    let dirs: Vec<_> = (0..CHURNED).map(|number| setup.churned(number)).collect();
+    let writers = dirs.iter().map(|dir| Writer::new(dir)).collect::<Result<Vec<_>>>()?;
+    let mut churned = vec![0; inotifies.len()];
+    for round in 0.. {
+        if stop.load(Ordering::Relaxed) || inotifies.is_empty() {
+            break;
+        }
+        if round % BURST == 0 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let (instance, number) = (round % inotifies.len(), round / inotifies.len() % CHURNED);
+        let inotify = &inotifies[instance];
+        let watch = inotify.add_watch(&dirs[number], Mask::MODIFY)?;
+        writers[number].write(number as u64)?;
+        inotify.rm_watch(&watch)?;
+        churned[instance] += 1;
+    }
+    Ok(churned)
+}
+
+/// Makes instances, has each see some events of its own, and drops it, in one order or another.
+pub fn instances(setup: &Setup, seed: u64, stop: &AtomicBool) -> Result<u64> {
+    let dir = tempfile::tempdir_in(&setup.dir)?;
+    let writer = Writer::new(dir.path())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let mut random = Random::new(seed);
+    let mut rounds = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let inotify = Inotify::builder().backend(backend(setup, random.one_in(2))?).build()?;
+        inotify.add_watch(dir.path(), Mask::MODIFY)?;
+        let events = random.below(500);
+        let mut seen = 0;
+        let half = random.below(4);
+        match half {
+            0 => {
+                let mut stream = inotify.stream()?;
+                writer.write(events)?;
+                let end = inotify.barrier()?;
+                seen += count(|| stream.wait(), end)?;
+            }
+            1 => {
+                let mut reader = inotify.reader()?;
+                writer.write(events)?;
+                let end = inotify.barrier()?;
+                seen += count(|| reader.wait(), end)?;
+            }
+            2 => {
+                // What was read and not delivered is for the next.
+                let mut stream = inotify.stream()?;
+                writer.write(events)?;
+                let end = inotify.barrier()?;
+                let first = stream.wait().ok_or("it ended")??;
+                let ended = first.iter().any(|event| event.barrier() == Some(end));
+                seen += first.iter().filter(|event| event.mask().contains(Mask::MODIFY)).count() as u64;
+                drop(first);
+                drop(stream);
+                if !ended {
+                    let mut reader = inotify.reader()?;
+                    seen += count(|| reader.wait(), end)?;
+                }
+            }
+            _ => {
+                use futures_util::StreamExt;
+                let reader = inotify.reader()?;
+                let mut stream = runtime.block_on(async { reader.into_stream() })?;
+                writer.write(events)?;
+                let end = inotify.barrier()?;
+                seen += count(|| runtime.block_on(stream.next()), end)?;
+            }
+        }
+        if seen != events {
+            return Err(format!("an instance that was just made saw {seen} of {events} events (half {half})").into());
+        }
+        rounds += 1;
+    }
+    Ok(rounds)
+}
+
+/// Events up to a barrier.
+fn count(
+    mut next: impl FnMut() -> Option<ringwatch::Result<ringwatch::EventBatch>>,
+    end: ringwatch::Barrier,
+) -> Result<u64> {
+    let mut seen = 0;
+    loop {
+        let batch = next().ok_or("it ended")??;
+        for event in &batch {
+            seen += u64::from(event.mask().contains(Mask::MODIFY));
+            if event.mask().contains(Mask::Q_OVERFLOW) {
+                return Err("an instance that was just made has overflowed".into());
+            }
+            if event.barrier() == Some(end) {
+                return Ok(seen);
+            }
+        }
+    }
+}
+
+/// Opens trees over what the producer changes, lists what is there, and closes them at one time or another.
+pub fn trees(setup: &Setup, seed: u64, stop: &AtomicBool) -> Result<u64> {
+    let mut random = Random::new(seed);
+    let mut rounds = 0;
+    let kept = setup.tree().join("static");
+    while !stop.load(Ordering::Relaxed) {
+        let builder = Tree::builder(setup.tree())
+            .backend(backend(setup, random.one_in(2))?)
+            .report_existing(true);
+        let tree = builder.open()?;
+        rounds += 1;
+        if random.one_in(4) {
+            continue;
+        }
+        let mut stream = tree.stream()?;
+        if random.one_in(4) {
+            drop(tree);
+            drop(stream.wait());
+            continue;
+        }
+        let barrier = tree.barrier()?;
+        let mut found = 0;
+        'all: loop {
+            let batch = stream.wait().ok_or("it ended")??;
+            for change in &batch {
+                found += usize::from(!change.is_dir() && change.dir().is_some_and(|dir| dir.starts_with(&kept)));
+                if change.barrier() == Some(barrier) {
+                    break 'all;
+                }
+            }
+        }
+        if found != STATIC {
+            return Err(format!("a tree that was just opened found {found} of {STATIC} files").into());
+        }
+        // A root more, and gone again.
+        let more = setup.churned(0);
+        tree.add_root(&more)?;
+        tree.remove_root(&more)?;
+        fs::metadata(&kept)?;
+    }
+    Ok(rounds)
+}
+
+/// A thread that churns until it is told to stop.
+pub struct Churner<T> {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<Result<T>>,
+}
+
+impl<T: Send + 'static> Churner<T> {
+    pub fn new(body: impl FnOnce(&AtomicBool) -> Result<T> + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        Self {
+            stop,
+            thread: thread::spawn(move || body(&told)),
+        }
+    }
+
+    pub fn stop(self) -> Result<T> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| "a thread panicked")?
+    }
+}

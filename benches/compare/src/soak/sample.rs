@@ -1,0 +1,57 @@
+//! What a process has: descriptors, threads, memory, and watches by the kernel's own list.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    pub descriptors: usize,
+    pub threads: usize,
+    pub mappings: usize,
+    pub watches: usize,
+    /// KiB that nobody shares.
+    pub memory: u64,
+}
+
+impl Sample {
+    /// Whether what must be exactly the same is.
+    pub fn has_as_many(&self, other: &Self) -> bool {
+        (self.descriptors, self.threads, self.watches) == (other.descriptors, other.threads, other.watches)
+    }
+
+    /// Threads end and watches are released a moment after the last handle is dropped: waits until there is as much as
+    /// before, or for a moment where it is not known.
+    pub fn settled(before: Option<&Self>) -> Self {
+        let begun = Instant::now();
+        if before.is_none() {
+            thread::sleep(Duration::from_secs(1));
+        }
+        loop {
+            let now = Self::now();
+            if before.is_none_or(|before| now.has_as_many(before)) || begun.elapsed() > Duration::from_secs(20) {
+                return now;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn now() -> Self {
+        // What the allocator keeps for later is not what is measured.
+        // SAFETY: no pointers are passed.
+        unsafe { libc::malloc_trim(0) };
+        let entries = |path| fs::read_dir(path).map_or(0, Iterator::count);
+        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let infos = fs::read_dir("/proc/self/fdinfo").into_iter().flatten().flatten();
+        let watches = infos.map(|entry| fs::read_to_string(entry.path()).unwrap_or_default());
+        Self {
+            descriptors: entries("/proc/self/fd"),
+            threads: entries("/proc/self/task"),
+            mappings: text("/proc/self/maps").lines().count(),
+            watches: watches.map(|info| info.matches("inotify wd:").count()).sum(),
+            memory: crate::measure::kibibytes("/proc/self/smaps_rollup", "Private_"),
+        }
+    }
+}
