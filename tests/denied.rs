@@ -4,30 +4,11 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
 use ringwatch::{Backend, BackendKind, Error, ErrorKind, Inotify, Mask};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
-use support::child::in_child;
-
-/// Answers the io_uring calls with `errno`, as the profiles of containers do.
-fn deny(errno: i32) {
-    let calls = [
-        libc::SYS_io_uring_setup,
-        libc::SYS_io_uring_enter,
-        libc::SYS_io_uring_register,
-    ];
-    let rules: BTreeMap<i64, Vec<_>> = calls.map(|call| (call, Vec::new())).into();
-    let machine = std::env::consts::ARCH
-        .try_into()
-        .expect("a machine that seccompiler knows");
-    let denied = SeccompAction::Errno(errno.cast_unsigned());
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, denied, machine).expect("a filter");
-    let program: BpfProgram = filter.try_into().expect("a program");
-    apply_filter_all_threads(&program).expect("the filter applied");
-}
+use support::child::{deny_uring, in_child};
 
 /// Both halves of `inotify` bring an event.
 fn works(inotify: &Inotify) {
@@ -73,7 +54,7 @@ fn denied_with_eperm() {
         "denied_with_eperm",
         |_| {},
         || {
-            deny(libc::EPERM);
+            deny_uring(libc::EPERM);
             epoll_and_says_why(libc::EPERM, "seccomp profile");
         },
     );
@@ -85,7 +66,7 @@ fn denied_with_enosys() {
         "denied_with_enosys",
         |_| {},
         || {
-            deny(libc::ENOSYS);
+            deny_uring(libc::ENOSYS);
             epoll_and_says_why(libc::ENOSYS, "seccomp profile");
         },
     );
@@ -97,7 +78,7 @@ fn denied_with_an_errno_that_nobody_expects() {
         "denied_with_an_errno_that_nobody_expects",
         |_| {},
         || {
-            deny(libc::EXDEV);
+            deny_uring(libc::EXDEV);
             epoll_and_says_why(libc::EXDEV, "epoll");
         },
     );
@@ -115,7 +96,7 @@ fn denied_after_the_instance_was_made() {
             let auto = Inotify::new().expect("an instance");
             let uring = Inotify::builder().backend(Backend::Uring).build().expect("an instance");
             assert_eq!(auto.backend().kind(), BackendKind::Uring);
-            deny(libc::EPERM);
+            deny_uring(libc::EPERM);
             works(&auto);
             assert_eq!(auto.backend().kind(), BackendKind::Epoll);
             is_explained(

@@ -28,6 +28,9 @@ pub(crate) enum Effect {
     RenamedFrom(PathBuf),
 }
 
+/// What remains of a burst, by path.
+pub(crate) type Effects = BTreeMap<PathBuf, Effect>;
+
 /// Steps since the command was last run. A file that was made and is gone again has left nothing to run for.
 #[derive(Default)]
 pub(crate) struct Burst {
@@ -83,22 +86,20 @@ impl Burst {
         self.entries.get(path).is_none_or(|entry| entry.before == Some(false))
     }
 
-    /// What remains, by path.
-    pub(crate) fn effects(&self) -> Vec<(PathBuf, Effect)> {
+    pub(crate) fn effects(&self) -> Effects {
         let effects = self
             .entries
             .iter()
-            .filter_map(|(path, entry)| Some((path, self.effect(entry)?)));
-        let effects: Vec<_> = effects.collect();
-        let renamed = effects.iter().filter_map(|(_, effect)| match effect {
+            .filter_map(|(path, entry)| Some((path.clone(), self.effect(entry)?)));
+        let mut effects: Effects = effects.collect();
+        let renamed = effects.values().filter_map(|effect| match effect {
             Effect::RenamedFrom(from) => Some(from.clone()),
             _ => None,
         });
         let renamed: HashSet<_> = renamed.collect();
         // Of a rename, the other half says it better.
-        let says_more = |(path, effect): &(&PathBuf, Effect)| *effect != Effect::Removed || !renamed.contains(*path);
-        let effects = effects.into_iter().filter(says_more);
-        effects.map(|(path, effect)| (path.clone(), effect)).collect()
+        effects.retain(|path, effect| *effect != Effect::Removed || !renamed.contains(path));
+        effects
     }
 
     fn effect(&self, entry: &Entry) -> Option<Effect> {

@@ -11,13 +11,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) struct Git(Vec<PathBuf>);
 
 impl Git {
-    pub(crate) fn around(roots: &[PathBuf]) -> Self {
+    pub(crate) fn around<'a>(roots: impl Iterator<Item = &'a PathBuf>) -> Self {
         let find = |root: &PathBuf| {
             root.ancestors()
                 .map(|dir| dir.join(".git"))
                 .find_map(|place| directory(&place))
         };
-        Self(roots.iter().filter_map(find).collect())
+        Self(roots.filter_map(find).collect())
     }
 
     /// Holds during a checkout, a stash, a merge; and during a rebase, unless it has stopped to ask.
@@ -27,6 +27,14 @@ impl Git {
             has("index.lock") || has("rebase-merge") && !has("rebase-merge/stopped-sha")
         })
     }
+}
+
+/// What a repository ignores beside what its work tree says. Work trees that were added share it.
+pub(crate) fn excludes(top: &Path) -> Option<PathBuf> {
+    let own = directory(&top.join(".git"))?;
+    let shared = fs::read_to_string(own.join("commondir")).unwrap_or_default();
+    let shared = fs::canonicalize(own.join(shared.trim_end())).ok()?;
+    Some(shared.join("info/exclude"))
 }
 
 /// A work tree that was added has a file in the place of the directory, which says where that is.

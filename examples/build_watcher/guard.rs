@@ -67,11 +67,11 @@ impl Guard {
 
 /// What the guard itself does, if this process is to be it.
 pub(crate) fn serve() -> Option<ExitCode> {
-    let mut arguments = env::args().skip(1);
+    let mut arguments = env::args_os().skip(1);
     if arguments.next()? != ROLE {
         return None;
     }
-    let grace = Duration::from_millis(arguments.next()?.parse().ok()?);
+    let grace = Duration::from_millis(arguments.next()?.to_str()?.parse().ok()?);
     let mut group = 0;
     let mut message = [0; 4];
     while io::stdin().read_exact(&mut message).is_ok() {

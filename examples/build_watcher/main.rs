@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use ringwatch::ErrorKind;
-use ringwatch::tree::{Cancel, Progress, Tree};
+use ringwatch::tree::{Cancel, Progress, Tree, Uncovered};
 
 use crate::news::Asked;
 use crate::options::Options;
@@ -87,20 +87,22 @@ fn watch(options: &Options, scope: &Arc<Scope>) -> watcher::Ended {
     };
     scope.rules.forget();
     news::read(&tree, Arc::clone(scope), tell.clone())?;
-    check(&tree, &scope.roots)?;
+    let uncovered = scope.uncovered(&tree);
+    check(&uncovered, scope)?;
     let report = Report::new(options);
-    report.ready(&tree, &scope.roots, begun.elapsed());
-    let ended = Watcher::new(options, &report, &tree, (tell, news), asked)?.watch();
+    report.ready(&tree, scope, &uncovered, begun.elapsed());
+    let ended = Watcher::new(options, scope, &report, &tree, (tell, news), asked)?.watch();
     if options.stats {
-        report.stats(&tree);
+        report.stats(&tree, scope);
     }
     ended
 }
 
 /// What others don't let us read is not ours to build; but a root is, and a limit may hide anything.
-fn check(tree: &Tree, roots: &[PathBuf]) -> Result<(), Box<dyn Error>> {
-    let uncovered = tree.uncovered();
-    if let Some(root) = uncovered.iter().find(|one| roots.contains(&one.path)) {
+fn check(uncovered: &[Uncovered], scope: &Scope) -> Result<(), Box<dyn Error>> {
+    // A file is covered with the directory it is in.
+    let hides_root = |one: &&Uncovered| scope.roots().any(|root| root.starts_with(&one.path));
+    if let Some(root) = uncovered.iter().find(hides_root) {
         return Err(root.error.clone().into());
     }
     let mut limited = uncovered.iter().filter(|one| one.error.kind() == ErrorKind::WatchLimit);
@@ -120,15 +122,13 @@ fn open(options: &Options, scope: &Arc<Scope>, cancel: &Cancel) -> ringwatch::Re
     }
     let wanted = Arc::clone(scope);
     let shown = line.clone();
-    let mut roots = scope.roots.iter();
-    let mut builder = Tree::builder(roots.next().map_or(Path::new("."), PathBuf::as_path));
-    for root in roots {
-        builder = builder.root(root);
-    }
-    let tree = builder
+    let mut roots = scope.roots().chain(&scope.rules.outside);
+    let first = roots.next().map_or(Path::new("."), PathBuf::as_path);
+    let tree = roots
+        .fold(Tree::builder(first), |builder, root| builder.root(root))
         .mask(news::mask(options.metadata))
         .filter(move |dir| wanted.has_dir(dir))
-        // They are there; but they may be replaced later.
+        // What was asked for is there, but may be replaced; and an ignore file may be written first now.
         .await_missing_roots(true)
         .backend(options.backend)
         // A save is several events. The later ones are to come soon, for we count from the last.

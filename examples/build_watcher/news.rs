@@ -101,13 +101,16 @@ impl Reader {
 
     /// Passes on what counts. Answers whether anybody still wants to know.
     fn take(&mut self, batch: &TreeBatch) -> bool {
+        if let Err(error) = self.renew_rules(batch) {
+            return self.tell(News::Failed(error));
+        }
         let mut steps = Vec::new();
         for change in batch {
             let other = if let Some(barrier) = change.barrier() {
                 News::Barrier(barrier)
             } else if change.is_overflow() {
                 News::Overflow
-            } else if let Some(error) = change.uncovered() {
+            } else if let Some(error) = change.uncovered().filter(|error| !self.scope.lacks_only_rules(error)) {
                 News::Uncovered(error.clone())
             } else {
                 steps.extend(self.step(&change));
@@ -121,6 +124,23 @@ impl Reader {
         self.tell_steps(&mut steps)
     }
 
+    /// Ignore files hold from when they change. Where events were lost, that they did may be among them; and another
+    /// directory may come to be where one was.
+    fn renew_rules(&self, batch: &TreeBatch) -> ringwatch::Result<()> {
+        let rules = &self.scope.rules;
+        let is_lost = batch.iter().any(|change| change.is_overflow());
+        let are_others = is_lost
+            || batch
+                .iter()
+                .filter_map(|change| change.path())
+                .any(|path| rules.are_in(&path));
+        let has_left = |change: Change<'_>| change.is_dir() && change.mask().intersects(Mask::DELETE | Mask::MOVE);
+        if are_others || batch.iter().any(has_left) {
+            rules.forget();
+        }
+        if are_others { self.tree.refilter() } else { Ok(()) }
+    }
+
     fn tell_steps(&self, steps: &mut Vec<Step>) -> bool {
         steps.is_empty() || self.tell(News::Steps(std::mem::take(steps)))
     }
@@ -129,16 +149,13 @@ impl Reader {
         change.name()?;
         let path = change.path()?;
         let (mask, is_dir) = (change.mask(), change.is_dir());
-        if self.scope.rules.are_in(&path) {
-            self.scope.rules.forget();
-            if let Err(error) = self.tree.refilter() {
-                self.tell(News::Failed(error));
-            }
-        }
         let kind = if mask.contains(Mask::MOVED_TO) {
-            change
-                .renamed_from()
-                .map_or(Kind::Created, |from| Kind::Arrived(from.to_owned()))
+            match change.renamed_from() {
+                Some(from) => Kind::Arrived(from.to_owned()),
+                // A file was asked for by its name because it was there.
+                None if self.scope.is_file(&path) => Kind::Written,
+                None => Kind::Created,
+            }
         } else if mask.contains(Mask::CREATE) {
             Kind::Created
         } else if mask.intersects(Mask::DELETE | Mask::MOVED_FROM) {

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use ringwatch::tree::{Tree, TreeStats};
+use ringwatch::tree::{Tree, TreeStats, Uncovered};
 use ringwatch::{Error, Limits};
 use serde_json::json;
 
-use crate::burst::Effect;
+use crate::burst::{Effect, Effects};
 use crate::command::Outcome;
 use crate::json::{Json, text};
 use crate::options::Options;
+use crate::scope::Scope;
 
 /// Paths that are named one by one.
 const NAMED: usize = 4;
@@ -47,19 +48,17 @@ impl Report {
         }
     }
 
-    pub(crate) fn ready(&self, tree: &Tree, roots: &[PathBuf], took: Duration) {
+    pub(crate) fn ready(&self, tree: &Tree, scope: &Scope, uncovered: &[Uncovered], took: Duration) {
         let stats = tree.stats();
-        let names: Vec<_> = roots.iter().map(|root| self.shown(root)).collect();
+        let names: Vec<_> = scope.roots().map(|root| self.shown(root)).collect();
         let (names, directories, backend) = (names.join(", "), count(stats.directories, "directory"), tree.backend());
         let how = format!("{directories} in {}, {}", duration(took), backend.kind());
         self.say(GOOD, "Watching", format_args!("{names} ({how})"));
         self.event(|| {
-            let roots: Vec<_> = roots.iter().map(|root| text(root.as_os_str())).collect();
+            let roots: Vec<_> = scope.roots().map(|root| text(root.as_os_str())).collect();
             let (directories, ms, backend) = (stats.directories, took.as_millis() as u64, backend.kind().to_string());
             json!({"event": "ready", "roots": roots, "directories": directories, "ms": ms, "backend": backend})
         });
-        let mut uncovered = tree.uncovered();
-        uncovered.sort_by(|a, b| a.path.cmp(&b.path));
         for one in uncovered.iter().take(NAMED) {
             self.uncovered(&one.error);
         }
@@ -90,7 +89,7 @@ impl Report {
     }
 
     /// Changes have settled.
-    pub(crate) fn settled(&self, effects: &[(PathBuf, Effect)]) {
+    pub(crate) fn settled(&self, effects: &Effects) {
         for (path, effect) in effects.iter().take(NAMED) {
             let shown = self.shown(path);
             match effect {
@@ -180,33 +179,31 @@ impl Report {
     }
 
     pub(crate) fn loops(&self, paths: &[PathBuf], stopped: bool) {
-        let Some(first) = paths.first() else { return };
-        let more = if paths.len() > 1 {
-            format!(" and {} more", paths.len() - 1)
-        } else {
-            String::new()
+        let what = match paths {
+            [] => "more than could be followed".to_owned(),
+            [only] => self.shown(only),
+            [first, more @ ..] => format!("{} and {} more", self.shown(first), more.len()),
         };
-        let (what, remedy) = (self.shown(first), "leave it out with --exclude or .gitignore");
+        let remedy = "leave it out with --exclude or .gitignore";
         if stopped {
             self.warn(
                 "Loop",
-                format_args!("{what}{more} changes whenever the command runs; not run again for that; {remedy}"),
+                format_args!("{what} changes whenever the command runs; not run again for that; {remedy}"),
             );
         } else {
             self.warn(
                 "Loop?",
-                format_args!("{what}{more} changed during the last runs too; if the command does it, {remedy}"),
+                format_args!("{what} changed during the last runs too; if the command does it, {remedy}"),
             );
         }
         self.event(|| json!({"event": "loop", "stopped": stopped}));
     }
 
     /// Figures of the library, whatever else is to be said.
-    pub(crate) fn stats(&self, tree: &Tree) {
+    pub(crate) fn stats(&self, tree: &Tree, scope: &Scope) {
         let TreeStats {
             instance,
             directories,
-            uncovered,
             sessions,
             memory,
             name_memory,
@@ -214,7 +211,7 @@ impl Report {
         } = tree.stats();
         let figures = [
             ("directories", directories as u64),
-            ("not covered", uncovered as u64),
+            ("not covered", scope.uncovered(tree).len() as u64),
             ("changes", instance.events),
             ("batches", instance.batches),
             ("reads", instance.reads),

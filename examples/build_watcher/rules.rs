@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use ignore::Match;
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use ignore::gitignore::{Gitignore, GitignoreBuilder, gitconfig_excludes_path};
 use ignore::overrides::{Override, OverrideBuilder};
 
+use crate::git;
 use crate::options::Options;
 
 /// Never watched.
@@ -23,10 +24,13 @@ pub(crate) struct Rules {
     heed_files: bool,
     hidden: bool,
     chosen: Override,
-    global: Gitignore,
+    /// The user's own ignore file, for all repositories.
+    global: Option<PathBuf>,
     /// What is watched, and the topmost directories whose ignore files hold there.
     roots: Vec<PathBuf>,
     tops: Vec<PathBuf>,
+    /// Ignore files that hold there and lie elsewhere.
+    pub(crate) outside: Vec<PathBuf>,
     levels: RwLock<HashMap<PathBuf, Arc<Level>>>,
 }
 
@@ -53,13 +57,27 @@ impl Rules {
                 .unwrap_or(root)
                 .to_owned()
         };
+        let heed_files = !options.no_ignore;
+        let global = gitconfig_excludes_path().filter(|_| heed_files);
+        let tops: Vec<_> = roots.iter().map(top).collect();
+        let mut outside: Vec<_> = global.iter().cloned().collect();
+        for (root, top) in roots.iter().zip(&tops).filter(|_| heed_files) {
+            outside.extend(git::excludes(top));
+            let above = root.ancestors().skip(1).take_while(|dir| dir.starts_with(top));
+            outside.extend(above.flat_map(|dir| IGNORE_FILES.map(|name| dir.join(name))));
+        }
+        // Where one is a link, what it leads to is what will be written.
+        outside.extend(outside.clone().iter().filter_map(|file| fs::canonicalize(file).ok()));
+        outside.sort();
+        outside.dedup();
         Ok(Self {
-            heed_files: !options.no_ignore,
+            heed_files,
             hidden: options.hidden,
             chosen: chosen.build().map_err(|error| format!("bad glob: {error}"))?,
-            global: GitignoreBuilder::new(base).build_global().0,
+            global,
             roots: roots.to_vec(),
-            tops: roots.iter().map(top).collect(),
+            tops,
+            outside,
             levels: RwLock::default(),
         })
     }
@@ -78,7 +96,8 @@ impl Rules {
 
     /// Whether a change of this file changes the rules.
     pub(crate) fn are_in(&self, path: &Path) -> bool {
-        self.heed_files && IGNORE_FILES.iter().any(|name| path.ends_with(name))
+        let is_named_so = || IGNORE_FILES.iter().any(|name| path.ends_with(name));
+        self.heed_files && (is_named_so() || self.outside.iter().any(|file| file == path))
     }
 
     /// Has ignore files be read again.
@@ -93,11 +112,10 @@ impl Rules {
         }
         if self.heed_files {
             let levels = std::iter::successors(Some(level), |level| level.above.as_deref());
-            let files = levels.flat_map(|level| &level.files).chain([&self.global]);
-            match files
-                .map(|file| file.matched(path, is_dir))
-                .find(|found| !found.is_none())
-            {
+            let mut found = levels
+                .flat_map(|level| &level.files)
+                .map(|file| file.matched(path, is_dir));
+            match found.find(|found| !found.is_none()) {
                 Some(Match::Ignore(_)) => return true,
                 Some(Match::Whitelist(_)) => return false,
                 _ => {}
@@ -137,8 +155,13 @@ impl Rules {
             return Level { left_out, files, above };
         }
         let is_repository = is_repository(dir);
-        let mut places: Vec<_> = IGNORE_FILES.iter().map(|name| dir.join(name)).collect();
-        places.extend(is_repository.then(|| dir.join(".git/info/exclude")));
+        let mut places = IGNORE_FILES.map(|name| dir.join(name)).to_vec();
+        if is_repository {
+            places.extend(git::excludes(dir));
+        }
+        if is_repository || is_top {
+            places.extend(self.global.clone());
+        }
         Level {
             left_out,
             files: places.iter().filter_map(|place| read(dir, place)).collect(),

@@ -5,12 +5,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ringwatch::tree::{Tree, Uncovered};
+use ringwatch::{Error, ErrorKind};
+
 use crate::options::Options;
 use crate::rules::Rules;
 
 pub(crate) struct Scope {
-    /// Where the tree begins: the directories, and those that single files are in.
-    pub(crate) roots: Vec<PathBuf>,
     dirs: Vec<PathBuf>,
     files: Vec<PathBuf>,
     pub(crate) rules: Rules,
@@ -24,37 +25,49 @@ impl Scope {
             let found = fs::canonicalize(path).map_err(|cause| missing(path, &cause))?;
             match found.is_dir() {
                 true => dirs.push(found),
-                // An editor may put another file in its place, so it is watched by its name.
                 false => files.push(found),
             }
         }
-        let mut roots = dirs.clone();
-        for parent in files.iter().filter_map(|file| file.parent()) {
-            if !roots.iter().any(|root| parent.starts_with(root)) {
-                roots.push(parent.to_owned());
-            }
-        }
-        roots.sort();
-        roots.dedup();
         let rules = Rules::new(options, &dirs, &base)?;
-        Ok(Self {
-            roots,
-            dirs,
-            files,
-            rules,
-        })
+        Ok(Self { dirs, files, rules })
+    }
+
+    /// What was asked for.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = &PathBuf> {
+        self.dirs.iter().chain(&self.files)
+    }
+
+    /// What is not covered, and should be.
+    pub(crate) fn uncovered(&self, tree: &Tree) -> Vec<Uncovered> {
+        let mut uncovered = tree.uncovered();
+        uncovered.retain(|one| !self.lacks_only_rules(&one.error));
+        uncovered.sort_by(|one, other| one.path.cmp(&other.path));
+        uncovered
+    }
+
+    /// Whether all that is not covered is an ignore file that there is not. It will be heard of when somebody writes one.
+    pub(crate) fn lacks_only_rules(&self, error: &Error) -> bool {
+        let is_above = |path: &Path| self.rules.outside.iter().any(|file| file.starts_with(path));
+        let is_root = |path: &Path| self.roots().any(|root| root == path);
+        let path = error.path().filter(|_| error.kind() == ErrorKind::NotFound);
+        path.is_some_and(|path| is_above(path) && !is_root(path))
     }
 
     /// Whether to spend a watch on a directory.
     pub(crate) fn has_dir(&self, relative: &Path) -> bool {
         // The filter is not told which root it is asked for; to watch too much is better than too little.
-        self.roots.iter().any(|root| self.has(&root.join(relative), true))
+        self.dirs.iter().any(|root| self.has(&root.join(relative), true))
+    }
+
+    /// Whether this is a file that was asked for.
+    pub(crate) fn is_file(&self, path: &Path) -> bool {
+        self.files.iter().any(|file| file == path)
     }
 
     /// Whether a change of this entry counts.
     pub(crate) fn has(&self, path: &Path, is_dir: bool) -> bool {
         let is_inside = || self.dirs.iter().any(|dir| path.starts_with(dir));
-        self.files.iter().any(|file| file == path) || is_inside() && !self.rules.leave_out(path, is_dir)
+        self.is_file(path) || is_inside() && !self.rules.leave_out(path, is_dir)
     }
 }
 

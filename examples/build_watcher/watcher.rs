@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use ringwatch::Barrier;
 use ringwatch::tree::Tree;
 
-use crate::burst::{Burst, Effect, Step};
+use crate::burst::{Burst, Effects, Step};
 use crate::command::{Outcome, Run};
 use crate::git::{self, Git};
 use crate::guard::Guard;
@@ -19,6 +18,7 @@ use crate::news::{Asked, News};
 use crate::options::{OnBusy, Options};
 use crate::report::Report;
 use crate::rounds::{Rounds, Verdict};
+use crate::scope::Scope;
 
 /// A burst that does not end is cut off.
 const LONGEST_BURST: Duration = Duration::from_secs(10);
@@ -39,8 +39,8 @@ pub(crate) struct Watcher<'a> {
     /// Behind all that happened while the last run was under way.
     end_of_run: Option<Barrier>,
     runs: u64,
-    /// What the next run is for, if one waits for the end of this one.
-    queued: Vec<(PathBuf, Effect)>,
+    /// Why and what for there is to be another run, when this one has ended.
+    queued: Option<(&'static str, Effects)>,
     rounds: Rounds,
     /// With `--once`, the command's exit code: what we are here for is done.
     code: Option<u8>,
@@ -63,20 +63,21 @@ pub(crate) type Ended = Result<ExitCode, Box<dyn Error>>;
 impl<'a> Watcher<'a> {
     pub(crate) fn new(
         options: &'a Options,
+        scope: &Scope,
         report: &'a Report,
         tree: &'a Tree,
         (tell, news): (SyncSender<News>, Receiver<News>),
         asked: Arc<Asked>,
     ) -> std::io::Result<Self> {
         Ok(Self {
-            git: Git::around(&tree.roots()),
+            git: Git::around(scope.roots()),
             guard: Guard::new(options.grace)?,
             burst: Burst::default(),
             settling: Settling::Calm,
             run: None,
             end_of_run: None,
             runs: 0,
-            queued: Vec::new(),
+            queued: None,
             rounds: Rounds::default(),
             code: None,
             options,
@@ -91,7 +92,7 @@ impl<'a> Watcher<'a> {
     /// Watches until it is asked to end.
     pub(crate) fn watch(&mut self) -> Ended {
         if !self.options.postpone {
-            self.start("start", &[]);
+            self.start("start", &Effects::new());
         }
         let ended = loop {
             if let Some(signal) = self.asked.by() {
@@ -169,7 +170,8 @@ impl<'a> Watcher<'a> {
     fn settled(&mut self) {
         let burst = std::mem::take(&mut self.burst);
         let effects = burst.effects();
-        if effects.is_empty() && !burst.overflowed {
+        let is_over = self.options.once && self.runs > 0;
+        if is_over || effects.is_empty() && !burst.overflowed {
             return;
         }
         self.report.settled(&effects);
@@ -179,20 +181,25 @@ impl<'a> Watcher<'a> {
         if !self.may_run(&burst, &effects) {
             return;
         }
+        let reason = if burst.overflowed { "overflow" } else { "change" };
         if self.is_busy() && self.options.on_busy == OnBusy::Queue {
-            self.queued.extend(effects);
+            let queued = self.queued.get_or_insert((reason, Effects::new()));
+            if burst.overflowed {
+                queued.0 = reason;
+            }
+            queued.1.extend(effects);
             return self.report.queued(self.runs);
         }
-        self.start(if burst.overflowed { "overflow" } else { "change" }, &effects);
+        self.start(reason, &effects);
     }
 
     /// Whether another run would not be for what the command itself has done, again.
-    fn may_run(&mut self, burst: &Burst, effects: &[(PathBuf, Effect)]) -> bool {
+    fn may_run(&mut self, burst: &Burst, effects: &Effects) -> bool {
         let (Some(run), true, Some(first)) = (&self.run, burst.during_run, burst.first) else {
             self.rounds.changed_from_outside();
             return true;
         };
-        let paths: Vec<_> = effects.iter().map(|(path, _)| path.clone()).collect();
+        let paths: Vec<_> = effects.keys().cloned().collect();
         let verdict = self
             .rounds
             .changed_by_run(paths.clone(), first.saturating_duration_since(run.started));
@@ -219,17 +226,13 @@ impl<'a> Watcher<'a> {
         self.report.finished(number, outcome, run.started.elapsed());
         if self.options.once {
             self.code = Some(outcome.code());
-        } else if !self.queued.is_empty() {
-            let effects = std::mem::take(&mut self.queued);
-            self.start("change", &effects);
+        } else if let Some((reason, effects)) = self.queued.take() {
+            self.start(reason, &effects);
         }
         Ok(())
     }
 
-    fn start(&mut self, reason: &str, effects: &[(PathBuf, Effect)]) {
-        if self.options.once && self.runs > 0 {
-            return;
-        }
+    fn start(&mut self, reason: &str, effects: &Effects) {
         if self.is_busy() {
             self.report.ending(self.runs);
         }
@@ -272,10 +275,10 @@ impl<'a> Watcher<'a> {
 }
 
 /// What the command is told. The kernel takes no variable over 128 KiB; paths beyond half of that are only counted.
-fn variables(run: u64, reason: &str, effects: &[(PathBuf, Effect)]) -> Vec<(&'static str, OsString)> {
+fn variables(run: u64, reason: &str, effects: &Effects) -> Vec<(&'static str, OsString)> {
     const MOST: usize = 64 * 1024;
     let mut paths = OsString::new();
-    for (path, _) in effects {
+    for path in effects.keys() {
         if paths.len() + path.as_os_str().len() >= MOST {
             break;
         }

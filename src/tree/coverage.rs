@@ -63,6 +63,7 @@ impl Tracker {
         let awaits = self.awaits;
         for known in self.roots.iter_mut().filter(|known| known.node == root) {
             known.awaited = awaits;
+            known.announced = false;
         }
     }
 

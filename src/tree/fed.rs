@@ -76,6 +76,7 @@ impl Fed {
             file: None,
             within: None,
             awaited: false,
+            announced: false,
         });
         Self {
             tracker,

@@ -9,7 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::nodes::{Id, LISTED, NONE, SINGLES, State};
-use super::tracker::Tracker;
+use super::tracker::{Out, Tracker};
+use crate::mask::Mask;
 
 /// Where a tree begins.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub(super) struct Root {
     pub(super) within: Option<Id>,
     /// It is missing, and waited for.
     pub(super) awaited: bool,
+    /// That the file is there was said since its directory is watched for it.
+    pub(super) announced: bool,
 }
 
 impl Tracker {
@@ -41,11 +44,9 @@ impl Tracker {
             }
             _ => (path.clone(), None),
         };
-        let shared = self
-            .roots
-            .iter()
-            .find(|root| root.file.is_some() && root.within.is_none());
-        let shared = shared.filter(|root| file.is_some() && self.nodes.name(root.node) == dir);
+        let shared = self.roots.iter().find(|root| {
+            root.file.is_some() && file.is_some() && root.within.is_none() && self.nodes.name(root.node) == dir
+        });
         let node = match shared {
             Some(root) => root.node,
             None => {
@@ -54,17 +55,17 @@ impl Tracker {
                     self.nodes.get_mut(node).flags |= SINGLES;
                     self.has_singles = true;
                 }
-                self.look_again(node);
                 node
             }
         };
-        let (within, awaited) = (None, false);
+        self.look_again(node);
         self.roots.push(Root {
             path,
             node,
             file,
-            within,
-            awaited,
+            within: None,
+            awaited: false,
+            announced: false,
         });
     }
 
@@ -140,18 +141,42 @@ impl Tracker {
             .any(|root| root.node == dir && root.file.as_deref() == Some(name))
     }
 
+    /// A directory is watched: says of the files it is watched for that they are there.
+    pub(super) fn announce_singles(&mut self, dir: Id, out: &mut Out<'_>) {
+        if self.nodes.get(dir).flags & SINGLES == 0 {
+            return;
+        }
+        let mut there = Vec::new();
+        for root in self.roots.iter_mut().filter(|root| root.node == dir) {
+            let is_news = !std::mem::replace(&mut root.announced, true);
+            if is_news && fs::symlink_metadata(OsStr::from_bytes(&root.path)).is_ok() {
+                there.extend(root.file.clone());
+            }
+        }
+        there.iter().for_each(|name| self.report(dir, name, Mask::CREATE, out));
+    }
+
     /// Missing roots that are there now are to be looked at. Answers whether there are any that are not.
     pub(super) fn look_for_missing(&mut self) -> bool {
         let mut missing = false;
-        let mut found = Vec::new();
+        let (mut found, mut files) = (Vec::new(), Vec::new());
         for root in self.roots.iter_mut().filter(|root| root.awaited) {
-            match fs::metadata(Path::new(OsStr::from_bytes(&root.path))) {
-                Ok(_) => {
+            let path = Path::new(OsStr::from_bytes(&root.path));
+            // A file may come and go; its directory is what was missing.
+            let path = path.parent().filter(|_| root.file.is_some()).unwrap_or(path);
+            match fs::metadata(path) {
+                Ok(is) if is.is_dir() => {
                     root.awaited = false;
                     found.push(root.node);
                 }
+                Ok(_) => files.push(root.path.clone()),
                 Err(_) => missing = true,
             }
+        }
+        // It was not known that they would be files.
+        for path in files {
+            self.remove_root(&path);
+            self.add_root(path);
         }
         for node in found {
             if self.nodes.get(node).flags & LISTED == 0 {

@@ -244,6 +244,7 @@ impl Tracker {
                 self.nodes.set_identity(id, identity.device, identity.inode);
                 self.nodes.get_mut(id).flags &= !ALIAS;
                 self.renew(id, out);
+                self.announce_singles(id, out);
                 match found.outcome {
                     Outcome::Unlisted { code, .. } => self.refused(id, "list directory", code, out),
                     _ => drop(self.uncovered.remove(&id)),

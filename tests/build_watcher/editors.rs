@@ -2,56 +2,60 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::process::Command;
 
-use crate::project::Project;
+use crate::project::{Project, succeed};
 
 #[test]
 fn saves_run_the_command_once_each() {
     let project = Project::new();
     let mut watcher = project.watch(&[], "true");
     // In place, as VS Code does.
-    project.write("src/main.rs", "fn main() { /* in place */ }\n");
-    watcher.expect_run(&["changed main.rs"]);
-    save_as_vim(&project);
-    watcher.expect_run(&["changed main.rs"]);
+    watcher.runs_once(&["changed main.rs"], || {
+        project.write("src/main.rs", "fn main() { /* in place */ }\n");
+    });
+    watcher.runs_once(&["changed main.rs"], || save_as_vim(&project));
     // Through a temporary file, as JetBrains' editors and many others do.
-    project.write("src/main.rs___jb_tmp___", "fn main() { /* renamed */ }\n");
-    project.rename("src/main.rs", "src/main.rs___jb_old___");
-    project.rename("src/main.rs___jb_tmp___", "src/main.rs");
-    fs::remove_file(project.path("src/main.rs___jb_old___")).expect("removed");
-    watcher.expect_run(&["changed main.rs"]);
+    watcher.runs_once(&["changed main.rs"], || {
+        project.write("src/main.rs___jb_tmp___", "fn main() { /* renamed */ }\n");
+        project.rename("src/main.rs", "src/main.rs___jb_old___");
+        project.rename("src/main.rs___jb_tmp___", "src/main.rs");
+        project.remove("src/main.rs___jb_old___");
+    });
     // As sed -i does.
-    project.write("src/sedXYZ", "fn main() { /* replaced */ }\n");
-    project.rename("src/sedXYZ", "src/main.rs");
-    watcher.expect_run(&["changed main.rs"]);
+    watcher.runs_once(&["changed main.rs"], || {
+        project.write("src/sedXYZ", "fn main() { /* replaced */ }\n");
+        project.rename("src/sedXYZ", "src/main.rs");
+    });
     assert_eq!(project.lines().len(), 5);
 }
 
 /// It tries whether it may make files, keeps the old one as a backup, and writes a new one.
 fn save_as_vim(project: &Project) {
     project.write("src/.main.rs.swp", "swap");
-    drop(File::create(project.path("src/4913")).expect("the probe"));
-    fs::remove_file(project.path("src/4913")).expect("removed");
+    project.write("src/4913", "");
+    project.remove("src/4913");
     project.rename("src/main.rs", "src/main.rs~");
     let mut file = File::create(project.path("src/main.rs")).expect("a new file");
     file.write_all(b"fn main() { /* vim */ }\n").expect("written");
     file.sync_all().expect("synced");
     drop(file);
-    fs::remove_file(project.path("src/main.rs~")).expect("removed");
-    fs::remove_file(project.path("src/.main.rs.swp")).expect("removed");
+    project.remove("src/main.rs~");
+    project.remove("src/.main.rs.swp");
 }
 
 #[test]
 fn what_is_made_and_gone_again_runs_nothing() {
     let project = Project::new();
     let mut watcher = project.watch(&[], "true");
-    project.write("src/scratch", "x");
-    fs::remove_file(project.path("src/scratch")).expect("removed");
-    project.write("src/build.log", "ignored");
-    project.write(".hidden", "hidden");
-    project.write("target/debug/x", "built");
-    project.write("src/main.rs", "fn main() { }\n");
-    watcher.expect_run(&["changed main.rs"]);
+    watcher.runs_once(&["changed main.rs"], || {
+        project.write("src/scratch", "x");
+        project.remove("src/scratch");
+        project.write("src/build.log", "ignored");
+        project.write(".hidden", "hidden");
+        project.write("target/debug/x", "built");
+        project.write("src/main.rs", "fn main() { }\n");
+    });
     assert_eq!(project.lines(), ["start", "change"]);
 }
 
@@ -63,11 +67,11 @@ fn touch_counts_and_metadata_only_if_asked_for() {
         fs::set_permissions(project.path("src/main.rs"), permissions).expect("changed");
     };
     let mut watcher = project.watch(&[], "true");
-    mode(0o600);
-    crate::project::succeed(std::process::Command::new("touch").arg(project.path("Cargo.toml")));
-    watcher.expect_run(&["changed Cargo.toml"]);
+    watcher.runs_once(&["changed Cargo.toml"], || {
+        mode(0o600);
+        succeed(Command::new("touch").arg(project.path("Cargo.toml")));
+    });
     drop(watcher);
     let mut watcher = project.watch(&["--metadata"], "true");
-    mode(0o644);
-    watcher.expect_run(&["changed main.rs"]);
+    watcher.runs_once(&["changed main.rs"], || mode(0o644));
 }

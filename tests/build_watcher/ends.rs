@@ -81,8 +81,7 @@ fn what_a_finished_command_left_running_ends_with_the_next_run() {
     let mut watcher = project.watch(&[], &then);
     let first = members(&project);
     assert!(first.iter().all(|&id| !is_gone(id)));
-    project.write("src/main.rs", "fn main() { }\n");
-    watcher.expect_run(&["changed main.rs"]);
+    watcher.runs_once(&["changed main.rs"], || project.write("src/main.rs", "fn main() { }\n"));
     assert!(is_gone(first[0]));
     let all = members(&project);
     assert_eq!(watcher.stop(libc::SIGINT).code(), Some(130));

@@ -1,16 +1,13 @@
 //! What is wrong is said in one line, with its remedy and a fitting exit code.
 
 use std::fs;
-use std::process::{Command, Output};
+use std::process::Output;
 
-use crate::project::{Project, program};
+use crate::project::Project;
 
 fn run(project: &Project, arguments: &[&str]) -> (Option<i32>, String) {
-    let Output { status, stderr, .. } = Command::new(program())
-        .args(arguments)
-        .current_dir(project.dir.path())
-        .output()
-        .expect("the example; cargo test builds it");
+    let output = project.command(arguments).output();
+    let Output { status, stderr, .. } = output.expect("the example; cargo test builds it");
     (status.code(), String::from_utf8_lossy(&stderr).into_owned())
 }
 

@@ -6,10 +6,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod beneath;
 mod editors;
 mod ends;
 mod faults;
 mod git;
+mod ignored;
+mod limits;
 mod project;
 mod runs;
 mod sources;

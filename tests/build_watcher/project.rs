@@ -1,12 +1,13 @@
 //! A project to work on, and a watcher that watches it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -36,6 +37,7 @@ impl Project {
             dir: tempfile::tempdir().expect("a directory"),
             outside: tempfile::tempdir().expect("a directory"),
         };
+        fs::create_dir(project.home()).expect("a home");
         project.write(
             "Cargo.toml",
             "[package]\nname = \"small\"\nversion = \"0.1.0\"\nedition = \"2021\"\n",
@@ -64,6 +66,16 @@ impl Project {
         fs::write(path, text).expect("written");
     }
 
+    pub(crate) fn write_home(&self, relative: &str, text: &str) {
+        let path = self.home().join(relative);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        fs::write(path, text).expect("written");
+    }
+
+    pub(crate) fn remove(&self, relative: &str) {
+        fs::remove_file(self.path(relative)).expect("removed");
+    }
+
     pub(crate) fn rename(&self, from: &str, to: &str) {
         fs::rename(self.path(from), self.path(to)).expect("renamed");
     }
@@ -79,7 +91,32 @@ impl Project {
             "commit.gpgsign=false",
         ]);
         git.args(["-c", "gc.auto=0", "-c", "maintenance.auto=false"]);
+        self.settle_in(&mut git);
         succeed(git.args(arguments).current_dir(self.dir.path()));
+    }
+
+    /// The example with these arguments, in the project. It finds no configuration of whoever runs the tests.
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(program());
+        command.args(arguments).current_dir(self.dir.path());
+        self.settle_in(&mut command);
+        command
+    }
+
+    /// Gives a home to a command; but cargo and rustup find theirs.
+    fn settle_in(&self, command: &mut Command) {
+        let home = std::env::home_dir().unwrap_or_default();
+        for (name, place) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+            if std::env::var_os(name).is_none() {
+                command.env(name, home.join(place));
+            }
+        }
+        command.env("HOME", self.home()).env("GIT_CONFIG_SYSTEM", "/dev/null");
+        command.env_remove("XDG_CONFIG_HOME").env_remove("GIT_CONFIG_GLOBAL");
+    }
+
+    pub(crate) fn home(&self) -> PathBuf {
+        self.outside.path().join("home")
     }
 
     /// The lines that commands have added so far.
@@ -103,12 +140,13 @@ impl Project {
     }
 
     pub(crate) fn begin(&self, options: &[&str], command: &[String]) -> Watcher {
-        let mut child = Command::new(program())
-            .args(["--json", "--settle", SETTLE])
-            .args(options)
-            .arg("--")
-            .args(command)
-            .current_dir(self.dir.path())
+        let words = ["--json", "--settle", SETTLE].iter().chain(options).chain(&["--"]);
+        let words = words.copied().chain(command.iter().map(String::as_str));
+        self.begin_as(self.command(words))
+    }
+
+    pub(crate) fn begin_as(&self, mut command: Command) -> Watcher {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -123,12 +161,20 @@ impl Project {
                 let _ = tell.send(event);
             }
         });
-        thread::spawn(move || {
+        let said = thread::spawn(move || {
+            let mut said = String::new();
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 eprintln!("| {line}");
+                said += &line;
+                said += "\n";
             }
+            said
         });
-        Watcher { child, events }
+        Watcher {
+            child,
+            events,
+            said: Some(said),
+        }
     }
 }
 
@@ -142,6 +188,7 @@ pub(crate) fn succeed(command: &mut Command) {
 pub(crate) struct Watcher {
     child: Child,
     events: Receiver<Value>,
+    said: Option<JoinHandle<String>>,
 }
 
 impl Watcher {
@@ -149,6 +196,15 @@ impl Watcher {
         let event = self.events.recv_timeout(PATIENCE).expect("news from the watcher");
         eprintln!("{event}");
         event
+    }
+
+    /// Waits for an event of each of these kinds, in whatever order.
+    pub(crate) fn await_all(&mut self, kinds: &[&str]) {
+        let mut missing = kinds.to_vec();
+        while !missing.is_empty() {
+            let event = self.next();
+            missing.retain(|kind| event["event"] != *kind);
+        }
     }
 
     /// The next event of this kind.
@@ -159,6 +215,17 @@ impl Watcher {
                 return event;
             }
         }
+    }
+
+    /// These changes are one burst, and one run follows, before anything else.
+    ///
+    /// They are made while the watcher is stopped: if this machine were to pause the test between two of them, they would
+    /// rightly be two.
+    pub(crate) fn runs_once(&mut self, changes: &[&str], make: impl FnOnce()) {
+        self.signal(libc::SIGSTOP);
+        make();
+        self.signal(libc::SIGCONT);
+        self.expect_run(changes);
     }
 
     /// The next thing that happens is a burst of these changes, and one run for it.
@@ -183,6 +250,18 @@ impl Watcher {
     pub(crate) fn stop(mut self, signal: i32) -> ExitStatus {
         self.signal(signal);
         self.child.wait().expect("its end")
+    }
+
+    /// As `stop`, and answers what it and the command have said beside the events.
+    pub(crate) fn end(mut self, signal: i32) -> String {
+        self.signal(signal);
+        self.child.wait().expect("its end");
+        let said = self.said.take().expect("asked once");
+        said.join().expect("all of it")
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {

@@ -2,6 +2,7 @@
 //!
 //! A test that needs a process of its own runs the test program again, for itself alone.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -9,6 +10,8 @@ use std::path::Path;
 use std::process::Command;
 use std::ptr;
 use std::thread;
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
 
 /// Set in the child.
 const IN_CHILD: &str = "RINGWATCH_TEST_CHILD";
@@ -121,6 +124,23 @@ fn become_nobody() -> io::Result<()> {
     done_long(unsafe { libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY) })?;
     // SAFETY: no pointers are passed.
     done_long(unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) })
+}
+
+/// Answers the io_uring calls with `errno`, as the profiles of containers do.
+pub(crate) fn deny_uring(errno: i32) {
+    let calls = [
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+    ];
+    let rules: BTreeMap<i64, Vec<_>> = calls.map(|call| (call, Vec::new())).into();
+    let machine = std::env::consts::ARCH
+        .try_into()
+        .expect("a machine that seccompiler knows");
+    let denied = SeccompAction::Errno(errno.cast_unsigned());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, denied, machine).expect("a filter");
+    let program: BpfProgram = filter.try_into().expect("a program");
+    apply_filter_all_threads(&program).expect("the filter applied");
 }
 
 /// Mounts an empty file system in memory, in a mount namespace of one's own.

@@ -27,6 +27,13 @@ pub(crate) fn watched_with(beacon: &Path) -> BTreeSet<Watched> {
         .unwrap_or_default()
 }
 
+/// How many watches another process has.
+pub(crate) fn watches_of(process: u32) -> usize {
+    let descriptors = fs::read_dir(format!("/proc/{process}/fdinfo")).expect("a list of descriptors");
+    let infos = descriptors.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    infos.map(|info| info.lines().filter_map(parse).count()).sum()
+}
+
 /// The kinds of event the kernel watches `path` for, on behalf of the one instance that does.
 pub(crate) fn mask_of(path: &Path) -> Option<Mask> {
     let inode = inode(path);

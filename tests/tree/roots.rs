@@ -175,3 +175,54 @@ fn a_renamed_root_is_covered_again_under_its_name_when_another_is_made() {
     watched.settle();
     assert_watched_exactly(&root);
 }
+
+#[test]
+fn roots_that_are_files_share_the_watch_of_their_directory() {
+    let (_dir, place) = place();
+    let files = ["a/1", "b/1", "b/2", "a/2", "b/3"].map(|name| place.join(name));
+    for file in &files {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "").unwrap();
+    }
+    let builder = files[1..]
+        .iter()
+        .fold(Tree::builder(&files[0]), |builder, file| builder.root(file));
+    let mut watched = watch(builder);
+    assert_eq!(watched.tree.stats().directories, 2);
+    for file in &files {
+        fs::write(file, "x").unwrap();
+        assert_eq!(paths(&watched.changes(), Mask::CLOSE_WRITE), std::slice::from_ref(file));
+    }
+    watched.tree.remove_root(&files[1]).unwrap();
+    fs::write(&files[1], "unheard").unwrap();
+    fs::write(&files[2], "y").unwrap();
+    assert_eq!(paths(&watched.changes(), Mask::CLOSE_WRITE), [files[2].clone()]);
+}
+
+#[test]
+fn a_missing_root_may_turn_out_to_be_a_file() {
+    let (_dir, place) = place();
+    let root = place.join("not/yet/settings");
+    let mut watched = watch(Tree::builder(&root).await_missing_roots(true));
+    for round in 0..2 {
+        fs::create_dir_all(root.parent().unwrap()).unwrap();
+        fs::write(&root, "").unwrap();
+        watched.wait_for(|change| change.path() == Some(root.clone()));
+        watched.changes();
+        assert!(watched.tree.uncovered().is_empty(), "in round {round}");
+        fs::write(root.with_file_name("unheard"), "").unwrap();
+        fs::write(&root, "x").unwrap();
+        assert_eq!(
+            paths(&watched.changes(), Mask::CLOSE_WRITE),
+            std::slice::from_ref(&root)
+        );
+        // It comes and goes, and its directory stays.
+        fs::remove_file(&root).unwrap();
+        assert_eq!(paths(&watched.changes(), Mask::DELETE), std::slice::from_ref(&root));
+        fs::write(&root, "").unwrap();
+        assert_eq!(made(&mut watched), std::slice::from_ref(&root));
+        fs::remove_dir_all(place.join("not")).unwrap();
+        watched.wait_for(|change| change.uncovered().is_some());
+    }
+    assert_eq!(watched.tree.roots(), [root]);
+}
