@@ -4,8 +4,8 @@
 //!
 //! `tracker` holds what the tree is and applies records to it; `session` makes findings part of it; `nodes`, `files` and
 //! `texts` are its memory; `swaps` remembers renames that may be half of an exchange. None of these makes a system call.
-//! `crawl` looks at the disk, `worker` drives both, `ahead` finds the halves of renames, `marks` sets markers; `batch`,
-//! `change`, `outlet` and `stream` are the way to the consumer.
+//! `crawl` looks at the disk, `worker` drives both, `ahead` finds the halves of renames, `marks` sets markers, `mounts`
+//! notices what is mounted; `batch`, `change`, `outlet` and `stream` are the way to the consumer.
 
 mod ahead;
 mod batch;
@@ -19,6 +19,7 @@ mod files;
 mod found;
 mod look;
 mod marks;
+mod mounts;
 mod nodes;
 mod outlet;
 mod renames;
