@@ -25,8 +25,8 @@ use crate::sys::mounts::MountTable;
 use crate::sys::notifier::Notifier;
 use crate::sys::thread::spawn_without_signals;
 
-/// Where something is mounted, and the lines that say what.
-type Points = BTreeMap<Vec<u8>, Vec<u8>>;
+/// Where something is mounted, and the lines that say what: the last of them lies over the others.
+type Points = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
 
 /// The table as a tree last saw it. Where there is no `/proc`, none.
 pub(super) struct Mounts {
@@ -52,17 +52,23 @@ impl Mounts {
         self.call.as_ref().is_some_and(Call::take)
     }
 
-    /// The places where something was mounted or unmounted, those above before those below.
-    fn changed(&mut self) -> BTreeSet<Vec<u8>> {
-        let Some(table) = self.table.as_mut().filter(|table| table.has_changed()) else {
-            return BTreeSet::new();
+    /// The places where something was mounted or unmounted, those above before those below, and whether it was unmounted.
+    fn changed(&mut self) -> BTreeMap<Vec<u8>, bool> {
+        let table = self.table.as_mut().filter(|table| table.has_changed());
+        let Some(Ok(lines)) = table.map(MountTable::read) else {
+            return BTreeMap::new();
         };
-        let Ok(lines) = table.read() else { return BTreeSet::new() };
         let before = std::mem::replace(&mut self.points, points(&lines));
-        let all = before.keys().chain(self.points.keys());
-        all.filter(|&point| before.get(point) != self.points.get(point))
-            .cloned()
-            .collect()
+        let after = &self.points;
+        let all: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+        let changed = all.into_iter().filter(|&point| before.get(point) != after.get(point));
+        let has = |points: &Points, point, line| points.get(point).is_some_and(|lines| lines.contains(line));
+        let ended = |point| {
+            before
+                .get(point)
+                .is_some_and(|lines| !lines.iter().all(|line| has(after, point, line)))
+        };
+        changed.map(|point| (point.clone(), ended(point))).collect()
     }
 }
 
@@ -71,7 +77,7 @@ fn points(lines: &[u8]) -> Points {
     let mut points = Points::new();
     for line in lines.split(|&byte| byte == b'\n') {
         if let Some(point) = line.split(|&byte| byte == b' ').nth(4) {
-            points.entry(unescaped(point)).or_default().extend(line);
+            points.entry(unescaped(point)).or_default().push(line.to_vec());
         }
     }
     points
@@ -120,14 +126,13 @@ impl Worker {
             let path = PathBuf::from(std::ffi::OsString::from_vec(tracker.nodes.path(top)));
             real.extend(fs::canonicalize(path).map(|path| (top, path)));
         }
-        for point in &changed {
-            let ended = !self.mounts.points.contains_key(point);
+        for (point, ended) in &changed {
             let point = Path::new(OsStr::from_bytes(point));
             for (top, path) in &real {
                 if let Ok(below) = point.strip_prefix(path)
                     && let Some(id) = tracker.find_below(*top, below)
                 {
-                    tracker.look_at_mount(id, ended, out);
+                    tracker.look_at_mount(id, *ended, out);
                 }
             }
         }
@@ -187,7 +192,9 @@ impl Tracker {
         match self.nodes.get(id).state {
             State::Watched => {
                 // If nothing is there, an event says so.
-                let Err(Instead::Another) = self.is_in_place(id) else { return };
+                let Err(Instead::Another) = self.is_in_place(id) else {
+                    return;
+                };
                 self.say_unmounted(id, ended, out);
                 self.unsettle(id, out);
             }
@@ -303,7 +310,7 @@ mod tests {
         let points = points(table);
         let places: Vec<_> = points.keys().map(Vec::as_slice).collect();
         assert_eq!(places, [b"/a b\\040".as_slice(), b"/proc"]);
-        assert!(points[b"/proc".as_slice()].ends_with(b"x x rw"));
+        assert_eq!(points[b"/proc".as_slice()].len(), 2);
         assert_eq!(unescaped(b"\\04"), b"\\04");
     }
 }

@@ -423,12 +423,15 @@ impl Worker {
         }
         let failed = |root: &Root| match self.tracker.nodes.get(root.node).state {
             State::Watched | State::Filtered => None,
-            State::Pending => {
+            _ => {
+                let error = self.tracker.uncovered.get(&root.node);
+                let missing = error.is_none_or(|error| error.kind() == ErrorKind::NotFound);
                 let cause = io::Error::from_raw_os_error(libc::ENOENT);
-                let path = Path::new(OsStr::from_bytes(&root.path));
-                Some(Error::os(ErrorKind::NotFound, "watch root", &cause).at(path))
+                let not_found = Error::os(ErrorKind::NotFound, "watch root", &cause)
+                    .at(Path::new(OsStr::from_bytes(&root.path)))
+                    .mended_by("make it first, or let missing roots be awaited");
+                if missing { Some(not_found) } else { error.cloned() }
             }
-            _ => self.tracker.uncovered.get(&root.node).cloned(),
         };
         match self.tracker.roots.iter().find_map(failed) {
             Some(error) if !await_missing => Err(error),
