@@ -14,6 +14,7 @@ pub(crate) mod gate;
 pub(crate) mod inotify;
 mod lane;
 pub(crate) mod late;
+pub(crate) mod mounts;
 pub(crate) mod notifier;
 pub(crate) mod pool;
 pub(crate) mod probe;

@@ -27,6 +27,9 @@ impl Tracker {
 
     /// The permissions of a directory are others now: perhaps it can be covered, or what is below it.
     pub(super) fn try_forbidden(&mut self, top: Id) {
+        if self.uncovered.is_empty() {
+            return;
+        }
         let forbidden = |(&id, error): (&Id, &Error)| (error.kind() == ErrorKind::PermissionDenied).then_some(id);
         let all: Vec<_> = self.uncovered.iter().filter_map(forbidden).collect();
         let below = all.into_iter().filter(|&id| self.is_below(id, top));
@@ -63,7 +66,6 @@ impl Tracker {
         let awaits = self.awaits;
         for known in self.roots.iter_mut().filter(|known| known.node == root) {
             known.awaited = awaits;
-            known.announced = false;
         }
     }
 
@@ -131,6 +133,7 @@ impl Tracker {
                     self.look_again(id);
                 } else if !wanted && was_wanted {
                     self.unsettle(id, out);
+                    self.uncover_within(id);
                     self.nodes.get_mut(id).state = State::Filtered;
                     self.uncovered.remove(&id);
                     continue;

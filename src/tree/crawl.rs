@@ -45,8 +45,8 @@ pub(super) struct Job {
     pub(super) relative: Vec<u8>,
     /// A link that is to be followed.
     pub(super) link: bool,
-    /// It is to be watched and not listed.
-    pub(super) shallow: bool,
+    /// It is to be watched for these entries only.
+    pub(super) singles: Option<Vec<Vec<u8>>>,
 }
 
 /// How far a crawl is.
@@ -71,7 +71,7 @@ pub(super) struct Work {
     pub(super) link: bool,
     /// By the filter.
     pub(super) wanted: bool,
-    pub(super) shallow: bool,
+    pub(super) singles: Option<Vec<Vec<u8>>>,
     pub(super) device: Option<u64>,
 }
 
@@ -231,7 +231,7 @@ fn begin(job: Job, next: &AtomicU32, work: &mut Vec<Work>, part: &mut Part) {
         relative: job.relative,
         link: job.link,
         wanted: true,
-        shallow: job.shallow,
+        singles: job.singles,
         device,
     });
 }

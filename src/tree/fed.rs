@@ -76,7 +76,6 @@ impl Fed {
             file: None,
             within: None,
             awaited: false,
-            announced: false,
         });
         Self {
             tracker,

@@ -70,7 +70,10 @@ impl<'a> Looker<'a> {
         match watch(work, shared.manner, shared.inotify, self.roams) {
             Ok((dir, identity, wd)) => {
                 found.outcome = Outcome::Watched { wd, identity };
-                if !work.shallow && !(shared.known)(wd) && shared.is_first(wd) {
+                if let Some(singles) = &work.singles {
+                    self.find_singles(&dir, singles);
+                    found.files.1 = self.part.text.len();
+                } else if !(shared.known)(wd) && shared.is_first(wd) {
                     counts.watches.fetch_add(1, Ordering::Relaxed);
                     if let Err(error) = self.list(&dir, work) {
                         let code = error.raw_os_error().unwrap_or(libc::EIO);
@@ -88,15 +91,32 @@ impl<'a> Looker<'a> {
         self.part.found.push(found);
     }
 
+    fn find_singles(&mut self, dir: &Dir, names: &[Vec<u8>]) {
+        let manner = self.shared.manner;
+        for name in names.iter().filter(|_| manner.names) {
+            if let Ok(status) = dir.status_of(name) {
+                let known = manner.fingerprints.then(|| fingerprint(&status, now()));
+                self.put_file(name, known.unwrap_or(UNKNOWN));
+            }
+        }
+    }
+
+    fn put_file(&mut self, name: &[u8], fingerprint: Fingerprint) {
+        let text = &mut self.part.text;
+        text.extend(fingerprint.to_ne_bytes());
+        text.push(name.len() as u8);
+        text.extend(name);
+    }
+
     fn list(&mut self, dir: &Dir, work: &Work) -> io::Result<()> {
         let mut room = std::mem::take(&mut self.room);
         let listed = loop {
             match dir.read(&mut room) {
                 Ok(0) => break Ok(()),
                 Ok(length) => {
-                    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                    let now = now();
                     for entry in entries(&room[..length]) {
-                        self.take(entry.kind, entry.name, (dir, work), now.clone().unwrap_or_default());
+                        self.take(entry.kind, entry.name, (dir, work), now);
                     }
                 }
                 // Removed while it was open.
@@ -125,10 +145,7 @@ impl<'a> Looker<'a> {
         let link = kind == Kind::Link && manner.follow_links;
         if kind != Kind::Dir && manner.names {
             let fingerprint = status.map_or(UNKNOWN, |status| fingerprint(&status, now));
-            let text = &mut self.part.text;
-            text.extend(fingerprint.to_ne_bytes());
-            text.push(name.to_bytes().len() as u8);
-            text.extend(name.to_bytes());
+            self.put_file(name.to_bytes(), fingerprint);
         }
         if kind == Kind::Dir || link {
             let mut relative = Vec::new();
@@ -170,7 +187,7 @@ impl<'a> Looker<'a> {
             relative: below.relative,
             link: below.link,
             wanted: below.wanted,
-            shallow: false,
+            singles: None,
             device: Some(identity.device),
         }));
         self.stack[place..].reverse();
@@ -207,6 +224,11 @@ fn watch(work: &Work, manner: &Manner, inotify: &InotifyFd, roams: bool) -> Resu
         // It is open, so it is there: /proc is what is not.
         Err(error) => Err(Outcome::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
     }
+}
+
+fn now() -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.unwrap_or_default()
 }
 
 fn join(above: &[u8], name: &[u8]) -> Vec<u8> {

@@ -183,6 +183,9 @@ impl Tracker {
         self.emit_pair_around((from, old), (to, new), out, |tracker| {
             tracker.nodes.relink(node, new, to.name());
         });
+        self.orphan_within(node);
+        // Where it is now it may be reached.
+        self.try_forbidden(node);
         if self.manner.filter.is_some() {
             self.refilter(node, out);
         }

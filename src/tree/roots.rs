@@ -8,8 +8,10 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::nodes::{Id, LISTED, NONE, SINGLES, State};
-use super::tracker::{Out, Tracker};
+use super::batch::Extra;
+use super::files::UNKNOWN;
+use super::nodes::{Id, NONE, SINGLES, State};
+use super::tracker::{Answer, ENTRIES, Out, Seen, Tracker};
 use crate::mask::Mask;
 
 /// Where a tree begins.
@@ -24,13 +26,18 @@ pub(super) struct Root {
     pub(super) within: Option<Id>,
     /// It is missing, and waited for.
     pub(super) awaited: bool,
-    /// That the file is there was said since its directory is watched for it.
-    pub(super) announced: bool,
 }
 
 impl Tracker {
-    /// One more root. It is looked at in the next session.
+    /// One more root. It is looked at in the next session, and so is one that is there already and not covered.
     pub(super) fn add_root(&mut self, path: Vec<u8>) {
+        if let Some(known) = self.roots.iter().find(|root| root.path == path) {
+            let node = known.node;
+            if self.uncovered.contains_key(&node) {
+                self.replace_root(path);
+            }
+            return;
+        }
         let given = Path::new(OsStr::from_bytes(&path));
         let is_file = fs::metadata(given).is_ok_and(|found| !found.is_dir());
         let (dir, file) = match (given.parent(), given.file_name()) {
@@ -47,26 +54,41 @@ impl Tracker {
         let shared = self.roots.iter().find(|root| {
             root.file.is_some() && file.is_some() && root.within.is_none() && self.nodes.name(root.node) == dir
         });
-        let node = match shared {
-            Some(root) => root.node,
-            None => {
+        let node = match (shared, &file) {
+            (Some(root), Some(name)) => {
+                let node = root.node;
+                // Of what is watched already, only this name is to be looked at.
+                self.open_doubt(node, name);
+                node
+            }
+            _ => {
                 let Some(node) = self.nodes.add(NONE, &dir) else { return };
                 if file.is_some() {
                     self.nodes.get_mut(node).flags |= SINGLES;
                     self.has_singles = true;
                 }
+                self.look_again(node);
                 node
             }
         };
-        self.look_again(node);
+        let (within, awaited) = (None, false);
         self.roots.push(Root {
             path,
             node,
             file,
-            within: None,
-            awaited: false,
-            announced: false,
+            within,
+            awaited,
         });
+    }
+
+    /// Begins again with a root, at the same place in their order.
+    fn replace_root(&mut self, path: Vec<u8>) {
+        let place = self.roots.iter().position(|root| root.path == path);
+        self.remove_root(&path);
+        self.add_root(path);
+        if let (Some(place), Some(root)) = (place, self.roots.pop()) {
+            self.roots.insert(place, root);
+        }
     }
 
     /// Answers whether there was such a root.
@@ -74,7 +96,7 @@ impl Tracker {
         let Some(place) = self.roots.iter().position(|root| root.path == path) else {
             return false;
         };
-        let root = self.roots.swap_remove(place);
+        let root = self.roots.remove(place);
         if !self.roots.iter().any(|other| other.node == root.node) {
             self.drop_subtree(root.node);
         }
@@ -113,6 +135,7 @@ impl Tracker {
     /// The directory of a file is to be covered as a whole, by another root: it gives its watch to that.
     pub(super) fn yield_singles(&mut self, root: Id, to: Id) {
         self.nodes.unwatch(root);
+        self.files.remove_all(&mut self.nodes, root);
         self.covered_within(root, to);
         self.has_singles = self
             .roots
@@ -134,6 +157,55 @@ impl Tracker {
         nodes.into_iter().for_each(|node| self.look_again(node));
     }
 
+    /// A directory was renamed with all below: roots that it covered have their paths no more.
+    pub(super) fn orphan_within(&mut self, top: Id) {
+        let covering: Vec<_> = self.roots.iter().filter_map(|root| root.within).collect();
+        let moved = covering.into_iter().filter(|&by| self.is_below(by, top));
+        moved
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|by| self.uncover_within(by));
+    }
+
+    /// The entries that a directory is watched for.
+    pub(super) fn singles(&self, dir: Id) -> Vec<Vec<u8>> {
+        let here = self.roots.iter().filter(|root| root.node == dir);
+        here.filter_map(|root| root.file.clone()).collect()
+    }
+
+    /// Something about an entry of a directory that is watched for some only.
+    pub(super) fn about_single(&mut self, seen: Seen<'_>, dir: Id, out: &mut Out<'_>) {
+        let (mask, name) = (seen.record.mask, seen.name());
+        if !self.is_single(dir, name) {
+            return;
+        }
+        if !mask.intersects(ENTRIES) {
+            return self.emit(seen, dir, Extra::default(), out);
+        }
+        if self.shadow {
+            return;
+        }
+        self.changed = true;
+        let answer = self.settle_doubt(dir, name);
+        let listed = self.is_fresh(dir) && self.files.contains(dir, name);
+        if mask.intersects(Mask::CREATE | Mask::MOVED_TO) {
+            if self.knows_names(dir) {
+                self.files.put(&mut self.nodes, dir, name, UNKNOWN);
+            }
+            if listed || answer == Some(Answer::Present) {
+                // It was found, and reported.
+                return;
+            }
+        } else {
+            let known = self.files.remove(&mut self.nodes, dir, name).is_some() || answer == Some(Answer::Present);
+            if !known && (answer.is_some() || self.knows_names(dir)) {
+                // Gone before it was seen.
+                return;
+            }
+        }
+        self.emit_alone(seen, dir, out);
+    }
+
     /// Whether an entry of a directory is one of those it is watched for.
     pub(super) fn is_single(&self, dir: Id, name: &[u8]) -> bool {
         self.roots
@@ -141,47 +213,16 @@ impl Tracker {
             .any(|root| root.node == dir && root.file.as_deref() == Some(name))
     }
 
-    /// A directory is watched: says of the files it is watched for that they are there.
-    pub(super) fn announce_singles(&mut self, dir: Id, out: &mut Out<'_>) {
-        if self.nodes.get(dir).flags & SINGLES == 0 {
-            return;
-        }
-        let mut there = Vec::new();
-        for root in self.roots.iter_mut().filter(|root| root.node == dir) {
-            let is_news = !std::mem::replace(&mut root.announced, true);
-            if is_news && fs::symlink_metadata(OsStr::from_bytes(&root.path)).is_ok() {
-                there.extend(root.file.clone());
-            }
-        }
-        there.iter().for_each(|name| self.report(dir, name, Mask::CREATE, out));
-    }
-
     /// Missing roots that are there now are to be looked at. Answers whether there are any that are not.
     pub(super) fn look_for_missing(&mut self) -> bool {
-        let mut missing = false;
-        let (mut found, mut files) = (Vec::new(), Vec::new());
-        for root in self.roots.iter_mut().filter(|root| root.awaited) {
-            let path = Path::new(OsStr::from_bytes(&root.path));
-            // A file may come and go; its directory is what was missing.
-            let path = path.parent().filter(|_| root.file.is_some()).unwrap_or(path);
-            match fs::metadata(path) {
-                Ok(is) if is.is_dir() => {
-                    root.awaited = false;
-                    found.push(root.node);
-                }
-                Ok(_) => files.push(root.path.clone()),
-                Err(_) => missing = true,
-            }
-        }
-        // It was not known that they would be files.
-        for path in files {
-            self.remove_root(&path);
-            self.add_root(path);
-        }
-        for node in found {
-            if self.nodes.get(node).flags & LISTED == 0 {
-                self.look_again(node);
-            }
+        let is_there = |root: &Root| fs::metadata(Path::new(OsStr::from_bytes(&root.path))).is_ok();
+        let awaited = self.roots.iter().filter(|root| root.awaited);
+        let (found, missing): (Vec<_>, Vec<_>) = awaited.partition(|&root| is_there(root));
+        let missing = !missing.is_empty();
+        let found: Vec<_> = found.into_iter().map(|root| root.path.clone()).collect();
+        for path in found {
+            // What was a file may be a directory now.
+            self.replace_root(path);
         }
         missing
     }

@@ -109,7 +109,7 @@ pub(super) struct Tracker {
 }
 
 /// Events that say which entries there are.
-const ENTRIES: Mask = Mask::CREATE.union(Mask::DELETE).union(Mask::MOVE);
+pub(super) const ENTRIES: Mask = Mask::CREATE.union(Mask::DELETE).union(Mask::MOVE);
 
 /// What may be caused by listing a directory.
 const LOOKS: Mask = Mask::OPEN.union(Mask::ACCESS).union(Mask::CLOSE_NOWRITE);
@@ -199,13 +199,6 @@ impl Tracker {
             && let Some(child) = self.nodes.child(dir, name)
         {
             self.try_forbidden(child);
-        }
-    }
-
-    /// An entry of a directory that is watched for some only.
-    pub(super) fn about_single(&mut self, seen: Seen<'_>, dir: Id, out: &mut Out<'_>) {
-        if self.is_single(dir, seen.name()) {
-            self.emit_alone(seen, dir, out);
         }
     }
 
@@ -316,6 +309,9 @@ impl Tracker {
         // Of other directories, the entry in the one above tells the same.
         if is_root && !mask.intersects(LOOKS) || mask.contains(Mask::UNMOUNT) {
             self.emit(seen, dir, Extra::default(), out);
+        }
+        if is_root && mask.contains(Mask::ATTRIB) {
+            self.try_forbidden(dir);
         }
         if is_root && mask.contains(Mask::MOVE_SELF) && !self.shadow {
             self.root_gone(dir, "it was renamed, and its path is not known any more", out);

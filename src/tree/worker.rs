@@ -16,6 +16,7 @@ use super::ahead::{Ahead, Partner};
 use super::batch::{Draft, Memory, Shelf, TreeBatch};
 use super::crawl::{Counts, Manner};
 use super::marks::{Mark, Marks, Meaning};
+use super::mounts::Mounts;
 use super::nodes::State;
 use super::outlet::Outlet;
 use super::roots::Root;
@@ -76,6 +77,7 @@ pub(super) struct Worker {
     pub(super) barriers: Vec<HeldBarrier>,
     /// Buffers that were worked on since there was something to look at.
     pub(super) delayed: usize,
+    pub(super) mounts: Mounts,
     /// Watches of directories in which missing roots may appear.
     pub(super) awaiting: Vec<i32>,
     /// The search for the other half of a rename is to end at a marker that has passed.
@@ -112,6 +114,7 @@ impl Worker {
             thread,
             barriers: Vec::new(),
             delayed: 0,
+            mounts: Mounts::new(),
             awaiting: Vec::new(),
             unmarked: Vec::new(),
             crowded: false,
@@ -124,6 +127,11 @@ impl Worker {
     pub(super) fn run(&mut self, until_opened: bool) {
         while !self.ended && (!until_opened || !self.opened) {
             self.obey();
+            if self.mounts.is_called() {
+                let mut draft = self.begin();
+                self.look_at_mounts(&mut draft);
+                self.hand_on(None, draft);
+            }
             if self.ahead.len() == 0 && self.may_read() {
                 self.fetch();
             }
@@ -334,6 +342,7 @@ impl Worker {
 
     /// A barrier has arrived. What happened before it may still have to be looked at.
     fn barrier(&mut self, number: u64, overtaken: bool, draft: &mut Draft) {
+        self.look_at_mounts(draft);
         if self.tracker.is_calm() && self.barriers.is_empty() {
             return draft.barrier(number, overtaken);
         }
@@ -414,12 +423,15 @@ impl Worker {
         }
         let failed = |root: &Root| match self.tracker.nodes.get(root.node).state {
             State::Watched | State::Filtered => None,
-            State::Pending => {
+            _ => {
+                let error = self.tracker.uncovered.get(&root.node);
+                let missing = error.is_none_or(|error| error.kind() == ErrorKind::NotFound);
                 let cause = io::Error::from_raw_os_error(libc::ENOENT);
-                let path = Path::new(OsStr::from_bytes(&root.path));
-                Some(Error::os(ErrorKind::NotFound, "watch root", &cause).at(path))
+                let not_found = Error::os(ErrorKind::NotFound, "watch root", &cause)
+                    .at(Path::new(OsStr::from_bytes(&root.path)))
+                    .mended_by("make it first, or let missing roots be awaited");
+                if missing { Some(not_found) } else { error.cloned() }
             }
-            _ => self.tracker.uncovered.get(&root.node).cloned(),
         };
         match self.tracker.roots.iter().find_map(failed) {
             Some(error) if !await_missing => Err(error),

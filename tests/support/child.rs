@@ -145,19 +145,37 @@ pub(crate) fn deny_uring(errno: i32) {
 
 /// Mounts an empty file system in memory, in a mount namespace of one's own.
 pub(crate) fn mount_memory(at: &Path) -> io::Result<()> {
+    mount(Path::new("tmpfs"), at, c"tmpfs", 0)
+}
+
+/// Mounts what is at one place at another too.
+pub(crate) fn mount_again(from: &Path, at: &Path) -> io::Result<()> {
+    mount(from, at, c"none", libc::MS_BIND)
+}
+
+fn mount(what: &Path, at: &Path, kind: &std::ffi::CStr, flags: libc::c_ulong) -> io::Result<()> {
     let nothing = ptr::null();
     let private = libc::MS_REC | libc::MS_PRIVATE;
     // SAFETY: the target is a NUL-terminated literal, and the other pointers may be null for this flag.
     done(unsafe { libc::mount(nothing, c"/".as_ptr(), nothing, private, nothing.cast()) })?;
-    let (kind, at) = (c"tmpfs".as_ptr(), path(at));
+    let (what, at) = (path(what), path(at));
     // SAFETY: the strings are NUL-terminated and live through the call; there is no data.
-    done(unsafe { libc::mount(kind, at.as_ptr(), kind, 0, nothing.cast()) }).map(drop)
+    done(unsafe { libc::mount(what.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, nothing.cast()) }).map(drop)
 }
 
 pub(crate) fn unmount(at: &Path) -> io::Result<()> {
+    unmount_as(at, 0)
+}
+
+/// Also if it is in use, which it goes on to be.
+pub(crate) fn detach(at: &Path) -> io::Result<()> {
+    unmount_as(at, libc::MNT_DETACH)
+}
+
+fn unmount_as(at: &Path, flags: libc::c_int) -> io::Result<()> {
     let at = path(at);
     // SAFETY: the path is NUL-terminated and lives through the call.
-    done(unsafe { libc::umount2(at.as_ptr(), 0) }).map(drop)
+    done(unsafe { libc::umount2(at.as_ptr(), flags) }).map(drop)
 }
 
 fn path(path: &Path) -> CString {

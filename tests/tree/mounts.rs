@@ -1,15 +1,16 @@
 //! File systems that are mounted in a tree.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 use ringwatch::tree::{OwnedChange, Tree};
 use ringwatch::{ErrorKind, Mask};
 use tempfile::{TempDir, tempdir};
 
-use crate::model::Watched;
-use crate::scenarios::paths;
-use crate::support::child::{in_namespaces, mount_memory, unmount};
+use crate::model::{Model, Watched, difference, disk};
+use crate::scenarios::{assert_watched_exactly, paths};
+use crate::support::child::{detach, in_namespaces, mount_again, mount_memory, unmount};
 use crate::support::skip;
 
 /// A root and a directory in it where a file system is mounted, with a directory and a file.
@@ -37,10 +38,10 @@ fn a_mount_that_is_not_to_be_crossed_is_said() {
         assert!(uncovered[0].error.remedy().unwrap().contains("let mounts be crossed"));
         fs::write(at.join("inside/unheard"), "").unwrap();
         assert!(watched.changes().is_empty());
-        // Nothing tells that it is unmounted; looked at again, it is seen.
         unmount(&at).unwrap();
-        watched.tree.retry_uncovered().unwrap();
-        assert_eq!(paths(&watched.changes(), Mask::CREATE), [at.join("below")]);
+        let changes = watched.changes();
+        assert_eq!(paths(&changes, Mask::UNMOUNT), std::slice::from_ref(&at));
+        assert_eq!(paths(&changes, Mask::CREATE), [at.join("below")]);
         assert!(watched.tree.uncovered().is_empty());
         fs::write(at.join("below/heard"), "").unwrap();
         assert_eq!(paths(&watched.changes(), Mask::CREATE), [at.join("below/heard")]);
@@ -80,5 +81,178 @@ fn a_root_that_is_unmounted_is_said_to_be_and_awaited() {
         said.extend(watched.changes());
         assert_eq!(paths(&said, Mask::CREATE), [at.join("below/heard")]);
         assert!(!said.iter().any(OwnedChange::is_overflow));
+    });
+}
+
+/// A root with a directory that has something in it.
+fn place(name: &str) -> (TempDir, PathBuf, PathBuf) {
+    let dir = tempdir().expect("a directory");
+    let root = dir.path().join("root");
+    let at = root.join(name);
+    fs::create_dir_all(at.join("below/deep")).expect("directories");
+    (dir, root, at)
+}
+
+/// False, and said, if nothing can be mounted here.
+fn mount(at: &Path) -> bool {
+    let mounted = mount_memory(at);
+    if let Err(refused) = &mounted {
+        skip("a mount", "RINGWATCH_REQUIRE_NAMESPACES", refused);
+    }
+    mounted.is_ok()
+}
+
+#[test]
+fn what_is_mounted_over_a_watched_directory_is_noticed_and_covered() {
+    let name = "mounts::what_is_mounted_over_a_watched_directory_is_noticed_and_covered";
+    in_namespaces(name, || {
+        // Blanks and backslashes are written in another way in the table of mounts.
+        let (_dir, root, at) = place("a mount\\040");
+        let mut watched = Watched::new(Tree::builder(&root).cross_mounts(true).open().unwrap());
+        let mut model = Model::new(&root, disk(&root, &|_| true));
+        let mut replays = |watched: &mut Watched| {
+            let changes = watched.changes();
+            changes.iter().for_each(|change| model.apply(change).unwrap());
+            assert_eq!(difference(&model.node, &disk(&root, &|_| true), &root), None);
+            changes
+        };
+        if !mount(&at) {
+            return;
+        }
+        fs::create_dir(at.join("inside")).unwrap();
+        replays(&mut watched);
+        assert!(watched.tree.uncovered().is_empty());
+        watched.settle();
+        assert_eq!(watched.tree.stats().directories, 3, "what is hidden is not watched");
+        fs::write(at.join("inside/heard"), "").unwrap();
+        assert_eq!(paths(&replays(&mut watched), Mask::CREATE), [at.join("inside/heard")]);
+        // One more over it, and in that another.
+        mount_memory(&at).unwrap();
+        fs::create_dir(at.join("other")).unwrap();
+        mount_memory(&at.join("other")).unwrap();
+        replays(&mut watched);
+        fs::write(at.join("other/heard"), "").unwrap();
+        assert_eq!(paths(&replays(&mut watched), Mask::CREATE), [at.join("other/heard")]);
+        for mounted in [at.join("other"), at.clone(), at.clone()] {
+            unmount(&mounted).unwrap();
+            let changes = replays(&mut watched);
+            assert!(paths(&changes, Mask::UNMOUNT).contains(&mounted), "{changes:?}");
+        }
+        fs::write(at.join("below/deep/heard"), "").unwrap();
+        assert_eq!(
+            paths(&replays(&mut watched), Mask::CREATE),
+            [at.join("below/deep/heard")]
+        );
+        watched.settle();
+        assert_watched_exactly(&root);
+    });
+}
+
+#[test]
+fn mounts_are_noticed_without_being_asked_for() {
+    in_namespaces("mounts::mounts_are_noticed_without_being_asked_for", || {
+        let (_dir, root, at) = place("mount");
+        let mut watched = Watched::new(Tree::new(&root).unwrap());
+        if !mount(&at) {
+            return;
+        }
+        watched.wait_for(|change| change.uncovered().is_some() && change.path().as_ref() == Some(&at));
+        assert_eq!(watched.tree.uncovered().len(), 1);
+        unmount(&at).unwrap();
+        watched.wait_for(|change| change.path() == Some(at.join("below/deep")));
+        assert!(watched.tree.uncovered().is_empty());
+        watched.settle();
+        assert_watched_exactly(&root);
+    });
+}
+
+#[test]
+fn what_is_unmounted_and_in_use_elsewhere_is_not_heard_of_any_more() {
+    let name = "mounts::what_is_unmounted_and_in_use_elsewhere_is_not_heard_of_any_more";
+    in_namespaces(name, || {
+        for detached in [false, true] {
+            let (dir, root, at) = place("mount");
+            let other = dir.path().join("other");
+            fs::create_dir_all(other.join("of-other")).unwrap();
+            if let Err(refused) = mount_again(&other, &at) {
+                return skip("a mount", "RINGWATCH_REQUIRE_NAMESPACES", &refused);
+            }
+            let mut watched = Watched::new(Tree::builder(&root).cross_mounts(true).open().unwrap());
+            fs::write(other.join("of-other/heard"), "").unwrap();
+            assert_eq!(paths(&watched.changes(), Mask::CREATE), [at.join("of-other/heard")]);
+            let in_use = detached.then(|| fs::File::open(at.join("of-other/heard")).unwrap());
+            match detached {
+                true => detach(&at).unwrap(),
+                false => unmount(&at).unwrap(),
+            }
+            fs::write(other.join("of-other/unheard"), "").unwrap();
+            let changes = watched.changes();
+            // What happened before it was noticed may be told; nothing after that.
+            assert_eq!(paths(&changes, Mask::UNMOUNT), std::slice::from_ref(&at));
+            fs::write(other.join("of-other/late"), "").unwrap();
+            drop(in_use);
+            fs::write(at.join("below/heard"), "").unwrap();
+            assert_eq!(paths(&watched.changes(), Mask::CREATE), [at.join("below/heard")]);
+            watched.settle();
+            assert_watched_exactly(&root);
+        }
+    });
+}
+
+#[test]
+fn what_is_mounted_over_a_root_or_above_it_is_said() {
+    in_namespaces("mounts::what_is_mounted_over_a_root_or_above_it_is_said", || {
+        for awaited in [false, true] {
+            let (_dir, above, root) = place("root");
+            let mut watched = Watched::new(Tree::builder(&root).await_missing_roots(awaited).open().unwrap());
+            for at in [&root, &above] {
+                if !mount(at) {
+                    return;
+                }
+                let changes = watched.changes();
+                let said = changes.iter().find_map(OwnedChange::uncovered).expect("it is said");
+                assert_eq!((said.kind(), said.path()), (ErrorKind::NotFound, Some(&*root)));
+                if awaited && at == &above {
+                    fs::create_dir(&root).unwrap();
+                }
+                if awaited {
+                    fs::create_dir(root.join("new")).unwrap();
+                    watched.wait_for(|change| change.path() == Some(root.join("new")));
+                    assert!(watched.tree.uncovered().is_empty());
+                } else {
+                    watched.tree.remove_root(&root).unwrap();
+                    fs::create_dir_all(&root).unwrap();
+                    watched.tree.add_root(&root).unwrap();
+                }
+                watched.changes();
+                watched.settle();
+                assert_watched_exactly(&root);
+            }
+            // The tree may be looking there.
+            detach(&above).unwrap();
+            detach(&root).unwrap();
+        }
+    });
+}
+
+#[test]
+fn mounts_below_a_link_are_noticed() {
+    in_namespaces("mounts::mounts_below_a_link_are_noticed", || {
+        let (dir, outside, at) = place("mount");
+        let (root, link) = (dir.path().join("tree"), dir.path().join("link"));
+        fs::create_dir(&root).unwrap();
+        symlink(&outside, root.join("followed")).unwrap();
+        symlink(&root, &link).unwrap();
+        let tree = Tree::builder(&link).follow_symlinks(true).cross_mounts(true);
+        let mut watched = Watched::new(tree.open().unwrap());
+        let seen = link.join("followed/mount");
+        if !mount(&at) {
+            return;
+        }
+        fs::create_dir(at.join("inside")).unwrap();
+        assert!(paths(&watched.changes(), Mask::CREATE).contains(&seen.join("inside")));
+        fs::write(at.join("inside/heard"), "").unwrap();
+        assert_eq!(paths(&watched.changes(), Mask::CREATE), [seen.join("inside/heard")]);
+        unmount(&at).unwrap();
     });
 }

@@ -1,7 +1,9 @@
 //! Roots: several, in one another, files, missing, deleted, renamed.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringwatch::tree::{OwnedChange, Tree, TreeBuilder};
 use ringwatch::{ErrorKind, Mask};
@@ -9,6 +11,7 @@ use tempfile::{TempDir, tempdir};
 
 use crate::model::Watched;
 use crate::scenarios::{assert_watched_exactly, paths};
+use crate::support;
 
 fn place() -> (TempDir, PathBuf) {
     let dir = tempdir().expect("a directory");
@@ -94,7 +97,169 @@ fn a_root_that_is_a_file_survives_being_replaced() {
         assert_eq!(changes.len(), 1, "{changes:?}");
     }
     fs::write(&file, "newer").unwrap();
-    assert_eq!(paths(&watched.changes(), Mask::CLOSE_WRITE), [file]);
+    assert_eq!(
+        paths(&watched.changes(), Mask::CLOSE_WRITE),
+        std::slice::from_ref(&file)
+    );
+    // Deleted and made again, also with its directory.
+    fs::remove_file(&file).unwrap();
+    assert_eq!(paths(&watched.changes(), Mask::DELETE), std::slice::from_ref(&file));
+    fs::write(&file, "again").unwrap();
+    assert_eq!(made(&mut watched), [file]);
+}
+
+#[test]
+fn a_root_that_is_a_file_is_awaited_and_found_wherever_it_went() {
+    for early in [false, true] {
+        let (_dir, place) = place();
+        let file = place.join("conf/settings");
+        if early {
+            fs::create_dir(place.join("conf")).unwrap();
+            fs::write(&file, "").unwrap();
+        }
+        let mut watched = watch(Tree::builder(&file).await_missing_roots(true));
+        assert_eq!(watched.tree.uncovered().len(), usize::from(!early));
+        for _ in 0..2 {
+            if place.join("conf").exists() {
+                fs::rename(place.join("conf"), place.join("away")).unwrap();
+                watched.wait_for(|change| change.uncovered().is_some());
+                fs::remove_dir_all(place.join("away")).unwrap();
+            }
+            fs::create_dir(place.join("conf")).unwrap();
+            fs::write(place.join("conf/unheard"), "").unwrap();
+            fs::write(&file, "").unwrap();
+            let is_made =
+                |change: &OwnedChange| change.mask().contains(Mask::CREATE) && change.path() == Some(file.clone());
+            watched.wait_for(is_made);
+            watched.changes();
+            fs::write(place.join("conf/unheard"), "x").unwrap();
+            fs::write(&file, "x").unwrap();
+            assert_eq!(
+                paths(&watched.changes(), Mask::CLOSE_WRITE),
+                std::slice::from_ref(&file)
+            );
+            assert!(watched.tree.uncovered().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_root_may_be_a_file_once_and_a_directory_then() {
+    let (_dir, place) = place();
+    let root = place.join("root");
+    fs::create_dir(&root).unwrap();
+    let mut watched = watch(Tree::builder(&root).await_missing_roots(true));
+    fs::remove_dir(&root).unwrap();
+    watched.wait_for(|change| change.uncovered().is_some());
+    fs::write(&root, "").unwrap();
+    watched.wait_for(|change| change.path().as_ref() == Some(&root) && change.mask() == Mask::CREATE);
+    watched.changes();
+    let sessions = watched.tree.stats().sessions;
+    fs::write(&root, "x").unwrap();
+    assert_eq!(paths(&watched.changes(), Mask::CLOSE_WRITE), [root]);
+    assert_eq!(
+        watched.tree.stats().sessions,
+        sessions,
+        "it is not looked for again and again"
+    );
+}
+
+#[test]
+fn files_of_one_directory_are_roots_of_their_own() {
+    let (_dir, place) = place();
+    let files = ["a", "b", "c"].map(|name| place.join(name));
+    files.iter().for_each(|file| fs::write(file, "").unwrap());
+    let mut watched = watch(Tree::builder(&files[0]));
+    watched.tree.add_root(&files[1]).unwrap();
+    assert_eq!(
+        made(&mut watched),
+        [files[1].clone()],
+        "what is there of a new root is reported"
+    );
+    files.iter().for_each(|file| fs::remove_file(file).unwrap());
+    assert_eq!(paths(&watched.changes(), Mask::DELETE), files[..2]);
+    files.iter().for_each(|file| fs::write(file, "").unwrap());
+    assert_eq!(made(&mut watched), files[..2]);
+    // As a whole, and not any more.
+    watched.tree.add_root(&place).unwrap();
+    watched.changes();
+    fs::write(&files[2], "x").unwrap();
+    assert_eq!(paths(&watched.changes(), Mask::CLOSE_WRITE), files[2..]);
+    watched.tree.remove_root(&place).unwrap();
+    watched.changes();
+    watched.tree.remove_root(&files[0]).unwrap();
+    files.iter().for_each(|file| fs::write(file, "y").unwrap());
+    assert_eq!(paths(&watched.changes(), Mask::CLOSE_WRITE), files[1..2]);
+}
+
+#[test]
+fn a_missing_root_is_said_when_it_is_opened_and_what_mends_that() {
+    let (_dir, place) = place();
+    let root = place.join("missing");
+    let error = Tree::new(&root).unwrap_err();
+    assert_eq!((error.kind(), error.path()), (ErrorKind::NotFound, Some(&*root)));
+    assert_eq!(error.remedy(), Some("make it first, or let missing roots be awaited"));
+}
+
+#[test]
+fn a_root_that_is_added_again_is_one_and_is_looked_for_again() {
+    let (_dir, place) = place();
+    let root = place.join("root");
+    fs::create_dir(&root).unwrap();
+    let mut watched = watch(Tree::builder(&root));
+    watched.tree.add_root(&root).unwrap();
+    assert_eq!(watched.tree.roots(), std::slice::from_ref(&root));
+    fs::remove_dir(&root).unwrap();
+    watched.wait_for(|change| change.uncovered().is_some());
+    fs::create_dir_all(root.join("sub")).unwrap();
+    assert!(watched.changes().is_empty());
+    watched.tree.add_root(&root).unwrap();
+    assert_eq!(made(&mut watched), [root.join("sub")]);
+    assert!(watched.tree.uncovered().is_empty());
+    assert_eq!(watched.tree.roots(), std::slice::from_ref(&root));
+    assert_watched_exactly(&root);
+}
+
+#[test]
+fn a_root_in_another_that_is_renamed_there_is_said_to_be() {
+    let (_dir, place) = place();
+    let inner = place.join("a/inner");
+    fs::create_dir_all(&inner).unwrap();
+    let mut watched = watch(Tree::builder(&place).root(&inner).await_missing_roots(true));
+    fs::rename(place.join("a"), place.join("b")).unwrap();
+    watched.wait_for(|change| change.uncovered().is_some() && change.path().as_ref() == Some(&inner));
+    // The other goes on.
+    fs::write(place.join("b/inner/heard"), "").unwrap();
+    assert_eq!(made(&mut watched), [place.join("b/inner/heard")]);
+    fs::create_dir_all(&inner).unwrap();
+    watched.changes();
+    fs::write(inner.join("heard"), "").unwrap();
+    assert_eq!(made(&mut watched), [inner.join("heard")]);
+    watched.settle();
+    assert_watched_exactly(&place);
+    support::wait_until(|| watched.tree.uncovered().is_empty());
+}
+
+#[test]
+fn a_root_in_another_that_refuses_it_is_covered_all_the_same() {
+    let (_dir, place) = place();
+    let inner = place.join("a/inner");
+    fs::create_dir_all(inner.join("deep")).unwrap();
+    let refuses = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&refuses);
+    let filter = move |dir: &Path| dir != Path::new("a/inner") || !asked.load(Ordering::Acquire);
+    let mut watched = watch(Tree::builder(&place).root(&inner).filter(filter));
+    // Refused, then not, and again.
+    for round in 0..3 {
+        let file = inner.join(format!("deep/{round}"));
+        fs::write(&file, "").unwrap();
+        assert_eq!(made(&mut watched), [file]);
+        watched.settle();
+        assert_watched_exactly(&place);
+        refuses.fetch_xor(true, Ordering::AcqRel);
+        watched.tree.refilter().unwrap();
+        watched.changes();
+    }
 }
 
 #[test]

@@ -1,0 +1,134 @@
+//! What becomes of the tree when events were lost: all of it is looked at, and compared with what was known.
+
+use std::collections::HashSet;
+
+use super::crawl::Job;
+use super::found::{Crawl, Found, Outcome};
+use super::nodes::{CONFIRMED, Id, LINK, LISTED, NONE, State};
+use super::session::GONE;
+use super::tracker::{Out, Tracker};
+use crate::mask::Mask;
+
+impl Tracker {
+    /// Events were lost: everything that was under way is void, and all is to be looked at.
+    pub(super) fn begin_recovery(&mut self) -> Vec<Job> {
+        self.begin_session(false);
+        for id in std::mem::take(&mut self.pending) {
+            self.nodes.get_mut(id).flags &= !LISTED;
+        }
+        self.doubts.clear();
+        self.left_over.clear();
+        self.swaps = Default::default();
+        self.shadow = true;
+        let mut roots: Vec<_> = self.roots.iter().map(|root| root.node).collect();
+        roots.dedup();
+        roots.into_iter().map(|root| self.job(root)).collect()
+    }
+
+    /// Takes in what was found after a loss: what is where it was stays, what is not goes, what is new comes.
+    pub(super) fn recover(&mut self, crawl: &Crawl, out: &mut Out<'_>, mut spare: impl FnMut(&mut Out<'_>)) {
+        let mut ids = vec![NONE; crawl.len()];
+        for (number, id) in (0..).zip(ids.clone().iter_mut()) {
+            let found = *crawl.found(number);
+            *id = self.recognise(crawl, number, &found, &ids);
+            ids[number] = *id;
+        }
+        self.sweep(crawl, &ids, out);
+        spare(out);
+        for number in 0..crawl.len() {
+            let found = *crawl.found(number);
+            match ids[number] {
+                NONE => self.take_one(crawl, number, &mut ids, out),
+                id => {
+                    let state = self.nodes.get(id).state;
+                    self.nodes.get_mut(id).flags &= !CONFIRMED;
+                    match (found.outcome, state) {
+                        (Outcome::Watched { .. } | Outcome::Unlisted { .. }, State::Watched) => {
+                            self.take_files(crawl, number, id, out);
+                        }
+                        (Outcome::Filtered, State::Filtered)
+                        | (Outcome::Failed(_) | Outcome::Foreign, State::Uncovered) => {}
+                        _ => self.settle(crawl, number, id, &found, &mut ids, out),
+                    }
+                }
+            }
+            spare(out);
+        }
+    }
+
+    /// The directory that was known before where this one was found, if it is the same.
+    fn recognise(&mut self, crawl: &Crawl, number: usize, found: &Found, ids: &[Id]) -> Id {
+        let known = match found.node {
+            NONE => {
+                let parent = ids.get(found.parent as usize).copied().unwrap_or(NONE);
+                match parent {
+                    NONE => return NONE,
+                    parent => self.nodes.child(parent, crawl.name(number)),
+                }
+            }
+            root => Some(root),
+        };
+        let Some(known) = known else { return NONE };
+        let is_root = found.node != NONE;
+        let node = *self.nodes.get(known);
+        let same = match found.outcome {
+            Outcome::Watched { wd, .. } | Outcome::Unlisted { wd, .. } => {
+                node.wd == wd || node.wd == 0 && (self.nodes.by_wd(wd).is_none() || is_root)
+            }
+            Outcome::Vanished => false,
+            _ => node.wd == 0,
+        };
+        if !same && !is_root {
+            return NONE;
+        }
+        if !same {
+            // A root stays a root, whatever is there now.
+            let wd = self.nodes.unwatch(known);
+            if wd != 0 {
+                self.releasing.push_back(wd);
+            }
+        }
+        self.nodes.get_mut(known).session = self.session;
+        known
+    }
+
+    /// What was not found again goes: directories, then files.
+    fn sweep(&mut self, crawl: &Crawl, ids: &[Id], out: &mut Out<'_>) {
+        let stays = |tracker: &Self, id: Id| tracker.nodes.get(id).session == tracker.session;
+        let gone: Vec<_> = self
+            .nodes
+            .all()
+            .filter(|&id| {
+                let parent = self.nodes.get(id).parent;
+                !stays(self, id) && (parent == NONE || stays(self, parent))
+            })
+            .collect();
+        for id in gone {
+            let parent = self.nodes.get(id).parent;
+            if parent == NONE {
+                continue;
+            }
+            let name = self.nodes.name(id).to_vec();
+            let link = self.nodes.get(id).flags & LINK != 0;
+            self.drop_subtree(id);
+            if !link {
+                self.report(parent, &name, GONE, out);
+            }
+        }
+        if !self.keeps_files {
+            return;
+        }
+        for (number, &id) in ids.iter().enumerate().filter(|&(_, &id)| id != NONE) {
+            if matches!(crawl.found(number).outcome, Outcome::Unlisted { .. }) {
+                continue;
+            }
+            let listed: HashSet<&[u8]> = crawl.files(number).map(|(name, _)| name).collect();
+            let known = self.files.of(&self.nodes, id);
+            let gone: Vec<Box<[u8]>> = known.filter(|name| !listed.contains(name)).map(Into::into).collect();
+            for name in gone {
+                self.files.remove(&mut self.nodes, id, &name);
+                self.report(id, &name, Mask::DELETE, out);
+            }
+        }
+    }
+}
