@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, poll};
 use ringwatch::{EventBatch, Inotify, Mask};
-use support::{backends, on_every_backend};
+use support::{backends, often, on_every_backend};
 
 /// Makes files with numbered names in a directory, never so far ahead of the consumer that the kernel's queue overflows.
 struct Numbered {
@@ -114,17 +114,17 @@ fn complete_and_in_order(count: usize, rest: impl Fn(usize)) {
 
 #[test]
 fn a_fast_consumer_gets_all_events_in_order() {
-    complete_and_in_order(200_000, |_| {});
+    complete_and_in_order(often(200_000), |_| {});
 }
 
 #[test]
 fn a_slow_consumer_gets_all_events_in_order() {
-    complete_and_in_order(60_000, |_| thread::sleep(Duration::from_micros(200)));
+    complete_and_in_order(often(60_000), |_| thread::sleep(Duration::from_micros(200)));
 }
 
 #[test]
 fn a_consumer_that_stops_now_and_then_gets_all_events_in_order() {
-    complete_and_in_order(100_000, |batches| {
+    complete_and_in_order(often(100_000), |batches| {
         if batches % 50 == 0 {
             thread::sleep(Duration::from_millis(20));
         }
@@ -139,7 +139,7 @@ fn a_consumer_that_holds_its_batches_gets_all_events_in_order() {
         let builder = setup.builder().buffers(6).buffer_size(1024);
         let mut recorder = setup.read(builder.build().expect("an instance"));
         recorder.watch(dir.path(), Mask::CREATE);
-        let numbered = Numbered::new(dir.path(), 40_000);
+        let numbered = Numbered::new(dir.path(), often(40_000));
         thread::scope(|scope| {
             scope.spawn(|| numbered.produce());
             let mut held = Vec::new();
@@ -225,7 +225,7 @@ fn a_consumer_that_drops_next_half_way_thousands_of_times_misses_nothing() {
         let inotify = inotify.build().expect("an instance");
         inotify.add_watch(dir.path(), Mask::CREATE).expect("a watch");
         let mut stream = inotify.stream().expect("a stream");
-        let numbered = Numbered::new(dir.path(), 60_000);
+        let numbered = Numbered::new(dir.path(), often(60_000));
         let mut dropped = 0;
         thread::scope(|scope| {
             scope.spawn(|| numbered.produce());
@@ -253,7 +253,7 @@ fn a_consumer_that_drops_next_half_way_thousands_of_times_misses_nothing() {
                 }
             });
         });
-        assert!(dropped > 2_000, "only {dropped} dropped on {backend:?}");
+        assert!(dropped > often(2_000), "only {dropped} dropped on {backend:?}");
     }
 }
 
@@ -263,7 +263,7 @@ fn a_reading_half_delivers_what_the_one_before_had_read() {
         let dir = directory();
         let inotify = Inotify::builder().backend(backend).build().expect("an instance");
         inotify.add_watch(dir.path(), Mask::CREATE).expect("a watch");
-        let numbered = Numbered::new(dir.path(), 40_000);
+        let numbered = Numbered::new(dir.path(), often(40_000));
         thread::scope(|scope| {
             scope.spawn(|| numbered.produce());
             for round in 0.. {

@@ -191,21 +191,21 @@ fn a_reader_goes_from_thread_to_thread_and_loses_nothing() {
 
 #[test]
 fn a_reader_that_moves_while_events_pour_in_gets_them_all_in_order() {
-    const COUNT: usize = 30_000;
+    let count = support::often(30_000);
     for &backend in backends() {
         let (inotify, dir) = watching(backend);
         let mut reader = inotify.reader().expect("a reader");
         let (mut next, path) = (0, dir.path().to_owned());
         let producer = thread::spawn(move || {
             // Within what the kernel's queue takes, so that nothing is lost.
-            for number in 0..COUNT {
+            for number in 0..count {
                 make(&path, &number.to_string());
                 if number % 8_000 == 7_999 {
                     thread::park();
                 }
             }
         });
-        while next < COUNT {
+        while next < count {
             let mover = thread::spawn(move || {
                 let batch = reader.wait().expect("it goes on").expect("a batch");
                 (reader, batch)
@@ -351,7 +351,7 @@ fn a_stream_opens_while_another_of_its_thread_ends() {
             };
             // Keeps the thread alive.
             let _idle = make();
-            for _ in 0..1_000 {
+            for _ in 0..support::often(1_000) {
                 let ending = make();
                 thread::scope(|scope| {
                     scope.spawn(move || drop(ending));
@@ -365,7 +365,7 @@ fn a_stream_opens_while_another_of_its_thread_ends() {
 #[test]
 fn close_at_any_moment_of_opening_neither_hangs_nor_leaves_anything() {
     for &backend in backends() {
-        for round in 0..1_000 {
+        for round in 0..support::often(1_000) {
             let (inotify, _dir) = watching(backend);
             thread::scope(|scope| {
                 scope.spawn(|| {
@@ -398,7 +398,7 @@ fn a_watch_that_ends_while_it_is_added_again_is_not_left_behind() {
         });
         thread::scope(|scope| {
             let adder = scope.spawn(|| {
-                for _ in 0..20_000 {
+                for _ in 0..support::often(20_000) {
                     let _ = inotify.add_watch(&path, Mask::ALL);
                 }
             });

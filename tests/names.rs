@@ -288,10 +288,13 @@ fn a_path_that_ends_in_a_slash_is_joined_with_no_second_one() {
         let path = dir.path().to_owned();
         let full = path.join("f");
         drop(dir);
-        let events = recorder.events();
+        let mut events = recorder.events();
+        // A child that another test has just forked may have it open, until it runs its program.
+        while events.last().unwrap().mask() != Mask::IGNORED {
+            events.extend(recorder.batch().iter().map(|event| event.to_owned()));
+        }
         assert_eq!(events[0].path().unwrap().as_os_str(), full.as_os_str());
         // Its own events have its own path.
-        assert_eq!(events.last().unwrap().mask(), Mask::IGNORED);
         assert_eq!(events.last().unwrap().path().unwrap().as_os_str(), with_slash);
     });
 }

@@ -27,7 +27,7 @@ fn install() {
 
 #[test]
 fn signals_under_load_lose_nothing_and_end_no_wait() {
-    const FILES: usize = 8_000;
+    let files = support::often(8_000);
     install();
     on_every_backend(|setup| {
         let dir = tempfile::tempdir().expect("a directory");
@@ -50,12 +50,12 @@ fn signals_under_load_lose_nothing_and_end_no_wait() {
                 }
             });
             scope.spawn(|| {
-                for number in 0..FILES {
+                for number in 0..files {
                     fs::write(dir.path().join(number.to_string()), "").expect("a file");
                 }
             });
             let mut next = 0;
-            while next < FILES {
+            while next < files {
                 for event in &recorder.batch() {
                     let name = event.name().expect("a name").to_string_lossy().into_owned();
                     assert_eq!(name, next.to_string());

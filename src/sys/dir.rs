@@ -100,6 +100,16 @@ impl Dir {
         inotify.add_watch(c".", mask)
     }
 
+    /// Waits for whoever is changing the entries right now. The kernel queues the last of what it tells of such a change while
+    /// that holds the lock of the directory (`do_rmdir` in fs/namei.c), which a listing takes too (`iterate_dir` in
+    /// fs/readdir.c). But the entry is gone before, and what it tells of the entry itself is queued before.
+    pub(crate) fn wait_for_change(&self) {
+        // It may not be listed, or not be there: then there is nothing to be said of it.
+        if let Ok(dir) = self.open(c".", true) {
+            let _ = dir.read(&mut [0; 512]);
+        }
+    }
+
     /// Reads some of the entries into `room`; 0 at the end.
     pub(crate) fn read(&self, room: &mut [u8]) -> io::Result<usize> {
         let (address, size) = (room.as_mut_ptr(), room.len());

@@ -85,6 +85,12 @@ impl<'a> Looker<'a> {
             }
             Err(outcome) => found.outcome = outcome,
         }
+        if found.outcome == Outcome::Vanished
+            && let Some(above) = &work.above.dir
+        {
+            // Its deletion is to be queued before the marker of this session, or it would be reported twice.
+            above.wait_for_change();
+        }
         if matches!(found.outcome, Outcome::Failed(_) | Outcome::Unlisted { .. }) {
             counts.errors.fetch_add(1, Ordering::Relaxed);
         }

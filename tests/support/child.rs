@@ -123,7 +123,10 @@ fn become_nobody() -> io::Result<()> {
     // SAFETY: no pointers are passed.
     done_long(unsafe { libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY) })?;
     // SAFETY: no pointers are passed.
-    done_long(unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) })
+    done_long(unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) })?;
+    // Whoever changes user may not read all of `/proc/thread-self` any more, but if this is allowed.
+    // SAFETY: no pointers are passed.
+    done(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) }).map(drop)
 }
 
 /// Answers the io_uring calls with `errno`, as the profiles of containers do.

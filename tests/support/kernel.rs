@@ -19,8 +19,7 @@ pub(crate) struct Watched {
 /// What the instance watches that watches `beacon`, which no other instance of this process does.
 pub(crate) fn watched_with(beacon: &Path) -> BTreeSet<Watched> {
     let beacon = inode(beacon);
-    let descriptors = fs::read_dir("/proc/self/fdinfo").expect("a list of descriptors");
-    let infos = descriptors.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    let infos = descriptors();
     let mut lists = infos.map(|info| info.lines().filter_map(parse).collect::<BTreeSet<_>>());
     lists
         .find(|list| list.iter().any(|watched| watched.inode == beacon))
@@ -65,8 +64,7 @@ pub(crate) fn directories_watched_with(beacon: &Path) -> Vec<u64> {
     let (inode, device) = (metadata.ino(), metadata.dev());
     // As the kernel writes it: 12 bits of major number, 20 of minor.
     let device = (libc::major(device) as u64) << 20 | libc::minor(device) as u64;
-    let descriptors = fs::read_dir("/proc/self/fdinfo").expect("a list of descriptors");
-    let infos = descriptors.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    let infos = descriptors();
     let mut lists = infos.map(|info| info.lines().filter_map(place).collect::<Vec<_>>());
     let list = lists.find(|list| list.contains(&(inode, device))).unwrap_or_default();
     let mut inodes: Vec<_> = list
@@ -76,6 +74,16 @@ pub(crate) fn directories_watched_with(beacon: &Path) -> Vec<u64> {
         .collect();
     inodes.sort_unstable();
     inodes
+}
+
+/// What the kernel says of each descriptor of this process. Of this thread, that is: before Linux 5.14 one that may do less
+/// than the first may not ask for the descriptors of that.
+fn descriptors() -> impl Iterator<Item = String> {
+    let list = || fs::read_dir("/proc/thread-self/fdinfo");
+    // Another thread that just gives up its rights hides the process for a moment.
+    super::wait_until(|| list().is_ok());
+    let list = list().expect("a list of descriptors");
+    list.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok())
 }
 
 /// Inode and device of a line of `fdinfo`.

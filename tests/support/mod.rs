@@ -68,6 +68,12 @@ pub(crate) fn backends() -> &'static [Backend] {
     })
 }
 
+/// How often to do what is done very often: as given, or one in `RINGWATCH_SHARE`, where a machine is emulated.
+pub(crate) fn often(times: usize) -> usize {
+    let share = std::env::var("RINGWATCH_SHARE").map(|share| share.parse().expect("a number"));
+    times / share.unwrap_or(1)
+}
+
 /// Says aloud that something is not tested, and why. Fails instead if the variable says that it must be.
 pub(crate) fn skip(what: &str, required: &str, why: &dyn std::fmt::Display) {
     assert!(

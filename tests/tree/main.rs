@@ -9,6 +9,7 @@ mod large;
 mod limits;
 mod model;
 mod mounts;
+mod one_cpu;
 mod overflow;
 mod replay;
 mod roots;

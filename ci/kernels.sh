@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Runs the tests on every kernel of kernels/table.txt, in qemu, two at a time; and where io_uring is switched off, where
+# memory is short, and on one CPU. On each, what is chosen must be what the table says, and so must the README.
+#
+#   ci/kernels.sh [NAME...]        all runs, or those of these names (see `runs` below)
+#
+# What each writes is kept in target/kernels. Not run there:
+# - build_watcher: it runs cargo, git, a shell and a terminal;
+# - instructions: it runs valgrind;
+# - the examples in the documentation: rustdoc compiles them as it runs them;
+# - what counts seconds or gigabytes: benches, and the tests of benches/compare.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+left_out='build_watcher|instructions'
+
+# NAME KERNEL, and how the guest differs from the others. What is expected is the kernel's, but if it is given.
+runs() {
+    awk '!/^(#|$)/ { print $1, $1 }' ci/kernels/table.txt
+    echo 'disabled 6.12 APPEND=sysctl.kernel.io_uring_disabled=2 EXPECT=epoll REASON=kernel.io_uring_disabled'
+    echo '128MiB 6.18 MEM=128'
+    echo 'one-cpu 6.12 SMP=1'
+}
+
+# What a line of the table says of a kernel: the backend and the features.
+expected() {
+    awk -v kernel="$1" '$1 == kernel { $1 = $2 = ""; sub(/^ */, ""); print }' ci/kernels/table.txt
+}
+
+check_readme() {
+    local kernel rest features status=0
+    while read -r kernel _ backend rest; do
+        features=$(sed 's/\([A-Z_]\+\)/`\1`/g; s/ /, /g' <<< "$rest")
+        grep -qxF "| $kernel | $backend |${features:+ $features} |" README.md && continue
+        echo "README.md has no line of Linux $kernel: $backend, ${features:-no features}" >&2
+        status=1
+    done < <(grep -v -e '^#' -e '^$' ci/kernels/table.txt)
+    return $status
+}
+
+install_tools() {
+    local missing=() root
+    command -v qemu-system-x86_64 > /dev/null || missing+=(qemu-system-x86)
+    [[ $(ldd "$(command -v busybox)" 2>&1) == *'not a dynamic'* ]] || missing+=(busybox-static)
+    command -v cpio > /dev/null || missing+=(cpio)
+    command -v strip > /dev/null || missing+=(binutils)
+    [ ${#missing[@]} -gt 0 ] || return 0
+    root=$([ "$(id -u)" = 0 ] || echo sudo)
+    $root apt-get -qq update
+    $root apt-get -qq install -y --no-install-recommends "${missing[@]}"
+}
+
+# The test programs, as they are built for this machine. Optimized: they fit into less memory, and the gate has built what
+# they depend on.
+programs() {
+    cargo test --release --all-features --lib --tests --no-run 2>&1 | tee /dev/stderr |
+        sed -n 's/.*Executable .*(\(.*\))$/\1/p' | grep -vE "/($left_out)-[0-9a-f]*\$"
+}
+
+one_run() {
+    local name=$1 kernel=$2 EXPECT REASON='Linux 6.1 or later'
+    shift 2
+    EXPECT=$(expected "$kernel")
+    local "$@"
+    # Nothing is left untested for want of io_uring where it is expected.
+    local required=0
+    [ "$EXPECT" = epoll ] || required=1
+    export APPEND="${APPEND:-}" MEM="${MEM:-512}" SMP="${SMP:-2}"
+    export RINGWATCH_EXPECT=$EXPECT RINGWATCH_EXPECT_REASON=$REASON RINGWATCH_REQUIRE_EXPECTED=1
+    export RINGWATCH_REQUIRE_URING=$required RINGWATCH_REQUIRE_NAMESPACES=1
+    # An emulated machine is slow: less of the same, and as many replays of trees as go into some seconds.
+    export RINGWATCH_SHARE=5 RINGWATCH_SEEDS=100000 RINGWATCH_SECONDS=15 TIMEOUT=900
+    local begun=$SECONDS status=0
+    # shellcheck disable=SC2086
+    ci/kernels/run.sh --job ci/kernels/job.sh "$kernel" $PROGRAMS > "target/kernels/$name.log" 2>&1 || status=$?
+    if [ $status = 0 ]; then
+        echo "== $name: well, as $EXPECT, after $((SECONDS - begun)) s"
+        grep -a 'SKIPPED' "target/kernels/$name.log" | sed 's/^ *[0-9]* /   /' | sort -u
+    else
+        echo "== $name: FAILED with $status; target/kernels/$name.log is:"
+        cat "target/kernels/$name.log"
+    fi
+    return $status
+}
+
+if [ "${1:-}" = --one ]; then
+    shift
+    one_run "$@"
+    exit
+fi
+
+check_readme
+install_tools
+mkdir -p target/kernels
+# Fetched one after the other, before anything is built: if one can't be had, that is known at once.
+for kernel in $(awk '!/^(#|$)/ { print $1 }' ci/kernels/table.txt); do
+    echo "Linux $kernel is $(ci/kernels/get.sh "$kernel")"
+done
+PROGRAMS=$(programs)
+export PROGRAMS
+wanted=" $* "
+runs | while read -r name rest; do
+    [ "$wanted" = '  ' ] || [[ $wanted = *" $name "* ]] || continue
+    echo "--one $name $rest"
+done | tr '\n' '\0' | xargs -0 -P 2 -I{} bash -c 'exec ci/kernels.sh $1' - {}

@@ -1,0 +1,19 @@
+#!/bin/busybox sh
+# The first program of a guest: prepares what tests expect of a system, runs /job, and says how that ended.
+/bin/busybox --install -s /bin
+export PATH=/prog:/bin HOME=/tmp
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/shm
+mount -t tmpfs tmp /tmp
+mount -t tmpfs shm /dev/shm
+chmod 1777 /tmp /dev/shm
+. /environment
+limit=$(sed 's/.*ringwatch_limit=\([0-9]*\).*/\1/' /proc/cmdline)
+cd /tmp || poweroff -f
+exec < /dev/null > /dev/ttyS0 2>&1
+stty -opost < /dev/ttyS0
+timeout "$limit" sh /job
+echo "exit-status=$? kernel=$(uname -r)" > /dev/ttyS1
+poweroff -f
