@@ -267,8 +267,8 @@ impl<'a> Watcher<'a> {
         if self.asked.by().is_some() {
             return;
         }
-        self.report.clear();
         self.runs += 1;
+        self.report.starting(self.runs, effects);
         let variables = variables(self.runs, reason, effects);
         let (words, own_output) = (&self.options.command, !self.options.json);
         match Run::start(
