@@ -132,7 +132,7 @@ fn open(options: &Options, scope: &Arc<Scope>, cancel: &Cancel) -> ringwatch::Re
         .await_missing_roots(true)
         .backend(options.backend)
         // A save is several events. The later ones are to come soon, for we count from the last.
-        .batch_window(Duration::from_millis(1))
+        .batch_window(Duration::from_micros(200))
         .cancel(cancel)
         .on_progress(move |progress| show(&shown, progress))
         .open();

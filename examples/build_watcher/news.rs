@@ -124,21 +124,20 @@ impl Reader {
         self.tell_steps(&mut steps)
     }
 
-    /// Ignore files hold from when they change. Where events were lost, that they did may be among them; and another
-    /// directory may come to be where one was.
+    /// What ignore files say now is what holds. If one has changed, or may have where events were lost, the watches follow.
     fn renew_rules(&self, batch: &TreeBatch) -> ringwatch::Result<()> {
         let rules = &self.scope.rules;
+        rules.forget();
         let is_lost = batch.iter().any(|change| change.is_overflow());
-        let are_others = is_lost
+        match is_lost
             || batch
                 .iter()
                 .filter_map(|change| change.path())
-                .any(|path| rules.are_in(&path));
-        let has_left = |change: Change<'_>| change.is_dir() && change.mask().intersects(Mask::DELETE | Mask::MOVE);
-        if are_others || batch.iter().any(has_left) {
-            rules.forget();
+                .any(|path| rules.are_in(&path))
+        {
+            true => self.tree.refilter(),
+            false => Ok(()),
         }
-        if are_others { self.tree.refilter() } else { Ok(()) }
     }
 
     fn tell_steps(&self, steps: &mut Vec<Step>) -> bool {

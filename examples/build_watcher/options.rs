@@ -62,7 +62,7 @@ pub(crate) struct Options {
     #[arg(long, help_heading = "Which paths count")]
     pub(crate) metadata: bool,
 
-    /// Clear the screen before each run
+    /// Clear the screen before each run; what changed is said again
     #[arg(long, help_heading = "What is said")]
     pub(crate) clear: bool,
     /// Say only what goes wrong

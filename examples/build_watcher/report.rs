@@ -49,6 +49,7 @@ impl Report {
     }
 
     pub(crate) fn ready(&self, tree: &Tree, scope: &Scope, uncovered: &[Uncovered], took: Duration) {
+        self.clear();
         let stats = tree.stats();
         let names: Vec<_> = scope.roots().map(|root| self.shown(root)).collect();
         let (names, directories, backend) = (names.join(", "), count(stats.directories, "directory"), tree.backend());
@@ -90,6 +91,17 @@ impl Report {
 
     /// Changes have settled.
     pub(crate) fn settled(&self, effects: &Effects) {
+        self.changed(effects);
+        self.event(|| {
+            let changes: Vec<_> = effects
+                .iter()
+                .map(|(path, effect)| crate::json::change(path, effect))
+                .collect();
+            json!({"event": "settled", "count": effects.len(), "changes": changes})
+        });
+    }
+
+    fn changed(&self, effects: &Effects) {
         for (path, effect) in effects.iter().take(NAMED) {
             let shown = self.shown(path);
             match effect {
@@ -102,20 +114,13 @@ impl Report {
         if effects.len() > NAMED {
             self.say(NEWS, "", format_args!("and {} more", effects.len() - NAMED));
         }
-        self.event(|| {
-            let changes: Vec<_> = effects
-                .iter()
-                .map(|(path, effect)| crate::json::change(path, effect))
-                .collect();
-            json!({"event": "settled", "count": effects.len(), "changes": changes})
-        });
     }
 
-    pub(crate) fn clear(&self) {
+    /// The screen and what was scrolled off it, as clear(1) does.
+    fn clear(&self) {
         if self.clear {
-            // The screen and what was scrolled off it, as clear(1) does.
-            let _ = io::stdout().write_all(b"\x1b[H\x1b[2J\x1b[3J");
-            let _ = io::stdout().flush();
+            let mut stdout = io::stdout().lock();
+            let _ = stdout.write_all(b"\x1b[H\x1b[2J\x1b[3J").and_then(|()| stdout.flush());
         }
     }
 
@@ -131,8 +136,16 @@ impl Report {
         );
     }
 
-    pub(crate) fn started(&self, run: u64, id: u32) {
+    /// On a clear screen, what it is for is to be seen again.
+    pub(crate) fn starting(&self, run: u64, effects: &Effects) {
+        if self.clear && run > 1 {
+            self.clear();
+            self.changed(effects);
+        }
         self.say(GOOD, "Running", &self.command);
+    }
+
+    pub(crate) fn started(&self, run: u64, id: u32) {
         self.event(|| json!({"event": "started", "run": run, "pid": id}));
     }
 
@@ -260,7 +273,9 @@ impl Report {
 /// Plain where it is not a terminal, or where `NO_COLOR` is set. Not `eprintln`, which panics if nobody reads.
 fn print(colour: AnsiColor, verb: &str, what: impl Display) {
     let style: Style = colour.on_default().bold();
-    let _ = writeln!(anstream::stderr().lock(), "{style}{verb:>12}{style:#} {what}");
+    // At once, for what the command says goes to the same place.
+    let line = format!("{style}{verb:>12}{style:#} {what}\n");
+    let _ = anstream::stderr().lock().write_all(line.as_bytes());
 }
 
 pub(crate) fn fail(message: impl Display) {

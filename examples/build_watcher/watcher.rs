@@ -23,6 +23,9 @@ use crate::scope::Scope;
 /// A burst that does not end is cut off.
 const LONGEST_BURST: Duration = Duration::from_secs(10);
 
+/// So long before the end of a burst we ask whether all was told, for the answer takes a moment.
+const LEAD: Duration = Duration::from_millis(2);
+
 pub(crate) struct Watcher<'a> {
     options: &'a Options,
     report: &'a Report,
@@ -34,7 +37,7 @@ pub(crate) struct Watcher<'a> {
     tell: SyncSender<News>,
     asked: Arc<Asked>,
     burst: Burst,
-    settling: Settling,
+    settling: Option<Settling>,
     run: Option<Run>,
     /// Behind all that happened while the last run was under way.
     end_of_run: Option<Barrier>,
@@ -46,15 +49,20 @@ pub(crate) struct Watcher<'a> {
     code: Option<u8>,
 }
 
-enum Settling {
-    Calm,
-    /// Nothing may change until then.
-    Until {
-        quiet: Instant,
-        since: Instant,
-    },
-    /// It was quiet. When this comes, all that happened before has been told.
+/// Something has changed, and nothing more may.
+struct Settling {
+    since: Instant,
+    until: Instant,
+    told: Told,
+}
+
+/// Whether all that happened has been told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    NotAsked,
+    /// When this comes, it has been.
     Asked(Barrier),
+    All,
 }
 
 /// Why the watcher ends.
@@ -73,7 +81,7 @@ impl<'a> Watcher<'a> {
             git: Git::around(scope.roots()),
             guard: Guard::new(options.grace)?,
             burst: Burst::default(),
-            settling: Settling::Calm,
+            settling: None,
             run: None,
             end_of_run: None,
             runs: 0,
@@ -110,9 +118,17 @@ impl<'a> Watcher<'a> {
     }
 
     fn next(&mut self) -> Result<(), Box<dyn Error>> {
-        let news = match self.settling {
-            Settling::Until { quiet, .. } => self.news.recv_timeout(quiet.saturating_duration_since(Instant::now())),
-            _ => self.news.recv().map_err(RecvTimeoutError::from),
+        let timeout = self.settling.as_ref().and_then(|settling| {
+            let left = settling.until.saturating_duration_since(Instant::now());
+            match settling.told {
+                Told::NotAsked => Some(left.saturating_sub(LEAD)),
+                Told::Asked(_) => None,
+                Told::All => Some(left),
+            }
+        });
+        let news = match timeout {
+            Some(timeout) => self.news.recv_timeout(timeout),
+            None => self.news.recv().map_err(RecvTimeoutError::from),
         };
         match news {
             Ok(News::Steps(steps)) => self.stir(steps),
@@ -139,31 +155,42 @@ impl<'a> Watcher<'a> {
         }
         let since = Instant::now();
         let most = self.burst.first.map_or(since, |first| first + LONGEST_BURST);
-        let quiet = since + self.options.settle;
-        let quiet = if self.git.is_at_work() { quiet } else { quiet.min(most) };
-        self.settling = Settling::Until { quiet, since };
+        let is_at_its_end = self
+            .settling
+            .as_ref()
+            .is_some_and(|settling| settling.told != Told::NotAsked);
+        if since >= most && is_at_its_end {
+            return;
+        }
+        let until = since + self.options.settle;
+        let until = if self.git.is_at_work() { until } else { until.min(most) };
+        let told = Told::NotAsked;
+        self.settling = Some(Settling { since, until, told });
     }
 
-    /// It was quiet for long enough.
+    /// It was quiet for long enough, or nearly so.
     fn quiet(&mut self) -> ringwatch::Result<()> {
-        let Settling::Until { since, .. } = self.settling else {
+        let Some(settling) = &mut self.settling else {
             return Ok(());
         };
-        self.settling = if since.elapsed() < git::PATIENCE && self.git.is_at_work() {
-            let quiet = Instant::now() + self.options.settle.max(Duration::from_millis(10));
-            Settling::Until { quiet, since }
+        if settling.told == Told::All {
+            self.settling = None;
+            self.settled();
+        } else if settling.since.elapsed() < git::PATIENCE && self.git.is_at_work() {
+            settling.until = Instant::now() + self.options.settle.max(Duration::from_millis(10));
         } else {
-            Settling::Asked(self.tree.barrier()?)
-        };
+            settling.told = Told::Asked(self.tree.barrier()?);
+        }
         Ok(())
     }
 
     fn passed(&mut self, barrier: Barrier) {
         if self.end_of_run == Some(barrier) {
             self.end_of_run = None;
-        } else if matches!(self.settling, Settling::Asked(asked) if asked == barrier) {
-            self.settling = Settling::Calm;
-            self.settled();
+        } else if let Some(settling) = &mut self.settling
+            && settling.told == Told::Asked(barrier)
+        {
+            settling.told = Told::All;
         }
     }
 
@@ -240,8 +267,8 @@ impl<'a> Watcher<'a> {
         if self.asked.by().is_some() {
             return;
         }
-        self.report.clear();
         self.runs += 1;
+        self.report.starting(self.runs, effects);
         let variables = variables(self.runs, reason, effects);
         let (words, own_output) = (&self.options.command, !self.options.json);
         match Run::start(

@@ -5,12 +5,21 @@ use std::fs;
 use crate::project::{Project, Watcher};
 use crate::support::kernel::watches_of;
 
-/// The first change is ignored and the second is not.
-fn ignores(watcher: &mut Watcher, project: &Project, ignored: &str) {
-    watcher.runs_once(&["changed main.rs"], || {
-        project.write(ignored, &format!("// ignored at {:?}\n", project.lines().len()));
-        project.write("src/main.rs", &format!("// run {}\n", project.lines().len()));
-    });
+/// Has a rule about `src/kept` come and go. What nothing ignores any more counts as new, and is watched.
+fn holds_at_once(watcher: &mut Watcher, project: &Project, write_rule: impl Fn(&str)) {
+    for round in ["1", "2"] {
+        write_rule("kept/\n");
+        watcher.runs_once(&["changed main.rs"], || {
+            project.write("src/kept/one.rs", round);
+            project.write("src/kept/two.rs", round);
+            project.write("src/main.rs", round);
+        });
+        watcher.runs_once(&["created one.rs", "created two.rs"], || write_rule("else/\n"));
+        watcher.runs_once(&["changed one.rs"], || {
+            project.write("src/kept/one.rs", "somebody cares")
+        });
+    }
+    assert_eq!(project.lines().len(), 7);
 }
 
 #[test]
@@ -46,24 +55,19 @@ fn no_watch_is_spent_on_what_is_ignored() {
 fn ignore_files_hold_at_once() {
     for name in [".gitignore", ".ignore"] {
         let project = Project::new();
-        let before = fs::read_to_string(project.path(name)).unwrap_or_default();
-        project.write("made/one.rs", "// one\n");
+        project.write("src/kept/one.rs", "");
         let mut watcher = project.watch(&[], "true");
-        watcher.runs_once(&["changed main.rs"], || {
-            project.write(name, &format!("{before}/made\n"));
-            project.write("src/main.rs", "fn main() { /* 1 */ }\n");
-        });
-        watcher.runs_once(&["changed main.rs"], || {
-            project.write("made/one.rs", "// nobody cares\n");
-            project.write("made/two.rs", "// nobody cares\n");
-            project.write("src/main.rs", "fn main() { /* 2 */ }\n");
-        });
-        // What is not ignored any more counts as new.
-        watcher.runs_once(&["created one.rs", "created two.rs"], || project.write(name, &before));
-        watcher.runs_once(&["changed one.rs"], || {
-            project.write("made/one.rs", "// somebody cares\n");
-        });
-        assert_eq!(project.lines().len(), 5);
+        holds_at_once(&mut watcher, &project, |rule| project.write(name, rule));
+    }
+}
+
+#[test]
+fn ignore_files_above_what_is_watched_hold_at_once() {
+    for name in [".gitignore", ".ignore"] {
+        let project = Project::new();
+        project.write("src/kept/one.rs", "");
+        let mut watcher = project.watch(&["src"], "true");
+        holds_at_once(&mut watcher, &project, |rule| project.write(name, rule));
     }
 }
 
@@ -71,20 +75,16 @@ fn ignore_files_hold_at_once() {
 fn the_excludes_of_the_repository_hold_at_once() {
     for is_there in [true, false] {
         let project = Project::new();
-        match is_there {
-            true => project.write(".git/info/exclude", "*.old\n"),
-            false => fs::remove_dir_all(project.path(".git/info")).expect("removed"),
+        project.write("src/kept/one.rs", "");
+        if !is_there {
+            fs::remove_dir_all(project.path(".git/info")).expect("removed");
         }
         let mut watcher = project.watch(&[], "true");
-        project.write(".git/info/exclude", "*.private\n");
-        ignores(&mut watcher, &project, "a.private");
-        // As an editor replaces it.
-        project.write(".git/info/new", "*.secret\n");
-        project.rename(".git/info/new", ".git/info/exclude");
-        ignores(&mut watcher, &project, "a.secret");
-        // What nothing ignores any more.
-        watcher.runs_once(&["changed a.private"], || project.write("a.private", "x"));
-        assert_eq!(project.lines().len(), 4);
+        holds_at_once(&mut watcher, &project, |rule| {
+            // As an editor replaces it.
+            project.write(".git/info/new", rule);
+            project.rename(".git/info/new", ".git/info/exclude");
+        });
     }
 }
 
@@ -103,51 +103,38 @@ fn work_trees_share_the_excludes_of_their_repository() {
 
 #[test]
 fn the_users_excludes_hold_at_once() {
-    for (config, excludes) in [
-        (None, ".config/git/ignore"),
-        (Some("[core]\n\texcludesFile = ~/my-excludes\n"), "my-excludes"),
-    ] {
-        let project = Project::new();
-        if let Some(config) = config {
-            project.write_home(".gitconfig", config);
-            project.write_home(excludes, "*.mine\n");
-        }
-        let mut watcher = project.watch(&[], "true");
-        if config.is_some() {
-            ignores(&mut watcher, &project, "a.mine");
-        }
-        // In the first round nothing of it is there yet, nor the directory it is in.
-        project.write_home(excludes, "*.other\n");
-        ignores(&mut watcher, &project, "a.other");
-        project.write_home("unheard", "x");
-        fs::remove_file(project.home().join(excludes)).expect("removed");
-        watcher.runs_once(&["changed a.other"], || project.write("a.other", "x"));
-    }
+    let project = Project::new();
+    project.write("src/kept/one.rs", "");
+    let mut watcher = project.watch(&[], "true");
+    // Not even its directory is there yet.
+    holds_at_once(&mut watcher, &project, |rule| {
+        project.write_home(".config/git/ignore", rule)
+    });
+}
+
+#[test]
+fn the_users_excludes_are_where_git_is_told() {
+    let project = Project::new();
+    project.write("src/kept/one.rs", "");
+    project.write_home(".gitconfig", "[core]\n\texcludesFile = ~/my-excludes\n");
+    project.write_home("my-excludes", "");
+    let mut watcher = project.watch(&[], "true");
+    project.write_home("unheard", "x");
+    holds_at_once(&mut watcher, &project, |rule| project.write_home("my-excludes", rule));
 }
 
 #[test]
 fn the_users_excludes_may_be_a_link() {
     let project = Project::new();
-    project.write_home("dotfiles/excludes", "*.mine\n");
+    project.write("src/kept/one.rs", "");
+    project.write_home("dotfiles/excludes", "");
     project.write_home(".config/git/config", "");
     let link = project.home().join(".config/git/ignore");
     std::os::unix::fs::symlink(project.home().join("dotfiles/excludes"), link).expect("a link");
     let mut watcher = project.watch(&[], "true");
-    ignores(&mut watcher, &project, "a.mine");
-    project.write_home("dotfiles/excludes", "*.other\n");
-    ignores(&mut watcher, &project, "a.other");
-}
-
-#[test]
-fn ignore_files_above_what_is_watched_hold_at_once() {
-    let project = Project::new();
-    let mut watcher = project.watch(&["src"], "true");
-    ignores(&mut watcher, &project, "src/a.log");
-    project.write(".gitignore", "*.other\n");
-    ignores(&mut watcher, &project, "src/a.other");
-    project.write(".ignore", "*.more\n");
-    ignores(&mut watcher, &project, "src/a.more");
-    watcher.runs_once(&["changed a.log"], || project.write("src/a.log", "x"));
+    holds_at_once(&mut watcher, &project, |rule| {
+        project.write_home("dotfiles/excludes", rule)
+    });
 }
 
 #[test]
@@ -155,7 +142,10 @@ fn another_directory_of_the_same_name_has_its_own_rules() {
     let project = Project::new();
     project.write("src/part/.gitignore", "*.made\n");
     let mut watcher = project.watch(&[], "true");
-    ignores(&mut watcher, &project, "src/part/a.made");
+    watcher.runs_once(&["changed main.rs"], || {
+        project.write("src/part/a.made", "x");
+        project.write("src/main.rs", "fn main() { }\n");
+    });
     watcher.runs_once(&["renamed part gone"], || project.rename("src/part", "src/gone"));
     watcher.runs_once(&["created part", "created a.made"], || {
         project.write("src/part/a.made", "x");

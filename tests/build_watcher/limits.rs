@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::project::{Project, program, wait_until};
+use crate::project::{Project, program, succeed, wait_until};
 use crate::support::child::in_namespaces;
 use crate::support::skip;
 
@@ -94,7 +94,8 @@ fn without_an_instance_it_ends_with_one_line_that_helps() {
 /// A project of somebody without rights of their own, and the example where they can run it.
 fn of_nobody(project: &Project, arguments: &[&str]) -> Command {
     let copy = project.outside.path().join("build_watcher");
-    fs::copy(program(), &copy).expect("a copy");
+    // Not by this process: while another test starts something, that holds the copy open, and it can't be run.
+    succeed(Command::new("cp").arg(program()).arg(&copy));
     fs::set_permissions(project.outside.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
     let mut command = project.command(arguments);
     let mut theirs = Command::new(copy);

@@ -1,5 +1,8 @@
 //! When the command runs, and what a change does while it runs.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use crate::project::{Project, wait_until};
 
 #[test]
@@ -65,6 +68,36 @@ fn postpone_waits_and_once_ends_with_the_commands_code() {
     let mut watcher = project.begin(&["--once"], &project.counting("kill -SEGV $$"));
     assert_eq!(watcher.await_event("finished")["signal"], 11);
     assert_eq!(watcher.wait().code(), Some(139));
+}
+
+#[test]
+fn changes_without_end_are_cut_off_and_run_the_command() {
+    let project = Project::new();
+    let mut watcher = project.watch(&[], "true");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0.. {
+                project.write("src/main.rs", &format!("fn main() {{ /* {number} */ }}\n"));
+                std::thread::sleep(Duration::from_millis(1));
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let _over = Over(&over);
+        watcher.await_event("settled");
+        watcher.await_event("started");
+    });
+}
+
+/// Set when a test ends, also by a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

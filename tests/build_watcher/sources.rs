@@ -111,19 +111,23 @@ fn overflow(watcher: &Watcher, project: &Project, then: impl FnOnce()) {
 #[test]
 fn an_overflow_is_said_and_runs_the_command() {
     let project = Project::new();
+    project.write("made/one.rs", "ignored at first");
+    project.write(".ignore", "made\n");
     let mut watcher = project.watch(&[], "true");
     overflow(&watcher, &project, || {
         project.write("src/part/new/file.rs", "// its event is lost\n");
         project.write(".gitignore", "*.new\n");
+        project.remove(".ignore");
     });
     assert_eq!(watcher.next()["event"], "overflow");
     watcher.await_event("settled");
     watcher.await_event("finished");
-    // The new directory was found, and is watched; the new rule holds, and the old one does not.
-    watcher.runs_once(&["created some.log", "changed file.rs"], || {
+    // The new directory was found, and is watched; the new rule holds, and the old ones do not.
+    watcher.runs_once(&["changed one.rs", "created some.log", "changed file.rs"], || {
         project.write("src/part/new/file.rs", "// changed\n");
         project.write("some.new", "x");
         project.write("some.log", "x");
+        project.write("made/one.rs", "changed");
     });
     assert_eq!(project.lines(), ["start", "overflow", "change"]);
 }

@@ -64,8 +64,15 @@ fn a_terminal_gets_colours_and_ctrl_c_ends_it_all() {
     terminal.await_text("Running", 2);
     wait_until("both runs", || project.lines().len() == 2);
     let shown = terminal.shown();
-    assert!(shown.contains("\x1b[2J"), "the screen is cleared: {shown:?}");
-    assert!(shown.contains("Changed\x1b[0m src/main.rs"), "{shown:?}");
+    let screens: Vec<_> = shown.split("\x1b[2J").collect();
+    assert!(
+        screens.len() == 3 && screens[1].contains("Watching"),
+        "cleared before each run: {shown:?}"
+    );
+    assert!(
+        screens[2].contains("Changed\x1b[0m src/main.rs"),
+        "what changed is to be seen: {shown:?}"
+    );
     let mut keyboard = terminal.script.stdin.take().expect("its input");
     keyboard.write_all(b"\x03").expect("typed");
     let status = terminal.script.wait().expect("its end");
