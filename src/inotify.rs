@@ -77,7 +77,9 @@ impl Inotify {
     /// [`Closed`](crate::ErrorKind::Closed).
     #[doc(alias = "inotify_add_watch")]
     pub fn add_watch(&self, path: impl AsRef<Path>, mask: Mask) -> Result<Watch> {
-        self.core.check_home("add watch").map_err(|error| error.at(path.as_ref()))?;
+        self.core
+            .check_home("add watch")
+            .map_err(|error| error.at(path.as_ref()))?;
         self.core.table.add(path.as_ref(), mask)
     }
 

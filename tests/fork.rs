@@ -2,6 +2,7 @@
 //! parent's, gives none of its events, and waits for no lock; and the child may make instances of its own.
 //!
 //! Each test runs in a process of its own, so that nothing but what it does is going on when it forks.
+#![cfg(feature = "tokio")]
 
 mod support;
 
@@ -107,7 +108,7 @@ impl Half {
     }
 
     /// In a child. The runtime is the parent's, and tokio's affair.
-    fn is_refused(mut self, inotify: &Inotify) {
+    fn assert_refused(mut self, inotify: &Inotify) {
         let is_forked = |error: &ringwatch::Error| {
             assert_eq!(error.kind(), ErrorKind::Forked, "{error}");
             assert!(error.to_string().contains("fork"), "{error}");
@@ -194,66 +195,70 @@ fn events(half: &mut Half, expected: std::ops::Range<usize>) {
 
 #[test]
 fn the_parent_goes_on_and_the_child_is_refused() {
-    in_child("the_parent_goes_on_and_the_child_is_refused", |_| {}, || {
-        for &backend in backends() {
-            for number in 0..HALVES {
-                for window in [Duration::ZERO, Duration::from_millis(4)] {
-                    let dir = tempfile::tempdir().expect("a directory");
-                    let builder = Inotify::builder().backend(backend).batch_window(window);
-                    let inotify = builder.build().expect("an instance");
-                    let watch = inotify.add_watch(dir.path(), Mask::CREATE).expect("a watch");
-                    let mut half = Half::new(&inotify, number);
-                    make(dir.path(), 0..3);
-                    let held = half.wait().expect("it goes on").expect("a batch");
-                    let seen = held.len();
-                    events(&mut half, seen..3);
-                    // Read and not taken, or not read, in the parent; and a request that waits.
-                    make(dir.path(), 3..5);
-                    for round in 0..3 {
-                        let half = &mut half;
-                        let child = fork(|| {
-                            // SAFETY: the parent's own is not touched: this is another process.
-                            let half = unsafe { std::ptr::read(half) };
-                            half.is_refused(&inotify);
-                            handle_is_refused(&inotify, &watch, dir.path());
-                            // SAFETY: as above.
-                            drop(unsafe { std::ptr::read(&raw const held) });
-                            // SAFETY: as above.
-                            drop(unsafe { std::ptr::read(&raw const inotify) });
-                            // SAFETY: as above.
-                            drop(unsafe { std::ptr::read(&raw const watch) });
-                            own_instance_works(backend);
+    in_child(
+        "the_parent_goes_on_and_the_child_is_refused",
+        |_| {},
+        || {
+            for &backend in backends() {
+                for number in 0..HALVES {
+                    for window in [Duration::ZERO, Duration::from_millis(4)] {
+                        let dir = tempfile::tempdir().expect("a directory");
+                        let builder = Inotify::builder().backend(backend).batch_window(window);
+                        let inotify = builder.build().expect("an instance");
+                        let watch = inotify.add_watch(dir.path(), Mask::CREATE).expect("a watch");
+                        let mut half = Half::new(&inotify, number);
+                        make(dir.path(), 0..3);
+                        let held = half.wait().expect("it goes on").expect("a batch");
+                        let seen = held.len();
+                        events(&mut half, seen..3);
+                        // Read and not taken, or not read, in the parent; and a request that waits.
+                        make(dir.path(), 3..5);
+                        for round in 0..3 {
+                            let half = &mut half;
+                            let child = fork(|| {
+                                // SAFETY: the parent's own is not touched: this is another process.
+                                let half = unsafe { std::ptr::read(half) };
+                                half.assert_refused(&inotify);
+                                handle_is_refused(&inotify, &watch, dir.path());
+                                // SAFETY: as above.
+                                drop(unsafe { std::ptr::read(&raw const held) });
+                                // SAFETY: as above.
+                                drop(unsafe { std::ptr::read(&raw const inotify) });
+                                // SAFETY: as above.
+                                drop(unsafe { std::ptr::read(&raw const watch) });
+                                own_instance_works(backend);
+                            });
+                            // At the same time, and afterwards.
+                            make(dir.path(), 5 + 4 * round..7 + 4 * round);
+                            join(child);
+                            make(dir.path(), 7 + 4 * round..9 + 4 * round);
+                        }
+                        events(&mut half, 3..17);
+                        // What it waits on is still there: these come while it sleeps.
+                        // SAFETY: no pointers are passed.
+                        let sleeper = unsafe { libc::gettid() };
+                        thread::scope(|scope| {
+                            scope.spawn(|| {
+                                until_asleep(sleeper);
+                                make(dir.path(), 17..18);
+                                until_asleep(sleeper);
+                                make(dir.path(), 18..19);
+                            });
+                            events(&mut half, 17..19);
                         });
-                        // At the same time, and afterwards.
-                        make(dir.path(), 5 + 4 * round..7 + 4 * round);
-                        join(child);
-                        make(dir.path(), 7 + 4 * round..9 + 4 * round);
+                        assert_eq!((&*watch.path(), watch.mask()), (dir.path(), Mask::CREATE));
+                        assert_eq!(mask_of(dir.path()), Some(Mask::CREATE));
+                        assert_eq!(inotify.watches().len(), 1);
+                        let kind = inotify.backend().kind();
+                        assert!(number == 3 || (kind == BackendKind::Uring) == (backend == Backend::Uring));
+                        drop(held);
+                        inotify.close();
+                        assert!(half.wait().is_none());
                     }
-                    events(&mut half, 3..17);
-                    // What it waits on is still there: these come while it sleeps.
-                    // SAFETY: no pointers are passed.
-                    let sleeper = unsafe { libc::gettid() };
-                    thread::scope(|scope| {
-                        scope.spawn(|| {
-                            until_asleep(sleeper);
-                            make(dir.path(), 17..18);
-                            until_asleep(sleeper);
-                            make(dir.path(), 18..19);
-                        });
-                        events(&mut half, 17..19);
-                    });
-                    assert_eq!((&*watch.path(), watch.mask()), (dir.path(), Mask::CREATE));
-                    assert_eq!(mask_of(dir.path()), Some(Mask::CREATE));
-                    assert_eq!(inotify.watches().len(), 1);
-                    let kind = inotify.backend().kind();
-                    assert!(number == 3 || (kind == BackendKind::Uring) == (backend == Backend::Uring));
-                    drop(held);
-                    inotify.close();
-                    assert!(half.wait().is_none());
                 }
             }
-        }
-    });
+        },
+    );
 }
 
 fn tree_is_refused(tree: &Tree, stream: &mut TreeStream, dir: &Path) {
@@ -275,58 +280,66 @@ fn tree_is_refused(tree: &Tree, stream: &mut TreeStream, dir: &Path) {
 
 #[test]
 fn a_tree_goes_on_in_the_parent_and_is_refused_in_the_child() {
-    in_child("a_tree_goes_on_in_the_parent_and_is_refused_in_the_child", |_| {}, || {
-        for &backend in backends() {
-            let dir = tempfile::tempdir().expect("a directory");
-            fs::create_dir(dir.path().join("sub")).expect("a directory");
-            let tree = Tree::builder(dir.path()).backend(backend).open().expect("a tree");
-            let mut stream = tree.stream().expect("a stream");
-            fs::write(dir.path().join("sub/first"), "").expect("a file");
-            let held: TreeBatch = stream.wait().expect("it goes on").expect("a batch");
-            for round in 0..3 {
-                let file = |when| dir.path().join(format!("sub/{round}-{when}"));
-                fs::write(file("before"), "").expect("a file");
-                let child = fork(|| {
-                    // SAFETY: the parent's own is not touched: this is another process.
-                    let mut stream = unsafe { std::ptr::read(&raw const stream) };
-                    tree_is_refused(&tree, &mut stream, dir.path());
-                    drop(stream);
-                    // SAFETY: as above.
-                    drop(unsafe { std::ptr::read(&raw const held) });
-                    // SAFETY: as above.
-                    drop(unsafe { std::ptr::read(&raw const tree) });
-                    let own = Tree::new(dir.path()).expect("a tree of its own");
-                    assert!(own.stats().directories >= 2);
-                });
-                fs::create_dir_all(file("dir").join("below")).expect("directories");
-                join(child);
-                let barrier = tree.barrier().expect("a barrier");
-                let mut made = Vec::new();
-                'all: for batch in stream.blocking() {
-                    for change in &batch.expect("it goes on") {
-                        if change.barrier() == Some(barrier) {
-                            break 'all;
-                        }
-                        if change.mask().contains(Mask::CREATE) {
-                            made.extend(change.path());
+    in_child(
+        "a_tree_goes_on_in_the_parent_and_is_refused_in_the_child",
+        |_| {},
+        || {
+            for &backend in backends() {
+                let dir = tempfile::tempdir().expect("a directory");
+                fs::create_dir(dir.path().join("sub")).expect("a directory");
+                let tree = Tree::builder(dir.path()).backend(backend).open().expect("a tree");
+                let mut stream = tree.stream().expect("a stream");
+                fs::write(dir.path().join("sub/first"), "").expect("a file");
+                let held: TreeBatch = stream.wait().expect("it goes on").expect("a batch");
+                for round in 0..3 {
+                    let file = |when| dir.path().join(format!("sub/{round}-{when}"));
+                    fs::write(file("before"), "").expect("a file");
+                    let child = fork(|| {
+                        // SAFETY: the parent's own is not touched: this is another process.
+                        let mut stream = unsafe { std::ptr::read(&raw const stream) };
+                        tree_is_refused(&tree, &mut stream, dir.path());
+                        drop(stream);
+                        // SAFETY: as above.
+                        drop(unsafe { std::ptr::read(&raw const held) });
+                        // SAFETY: as above.
+                        drop(unsafe { std::ptr::read(&raw const tree) });
+                        let own = Tree::new(dir.path()).expect("a tree of its own");
+                        assert!(own.stats().directories >= 2);
+                    });
+                    fs::create_dir_all(file("dir").join("below")).expect("directories");
+                    join(child);
+                    let barrier = tree.barrier().expect("a barrier");
+                    let mut made = Vec::new();
+                    'all: for batch in stream.blocking() {
+                        for change in &batch.expect("it goes on") {
+                            if change.barrier() == Some(barrier) {
+                                break 'all;
+                            }
+                            if change.mask().contains(Mask::CREATE) {
+                                made.extend(change.path());
+                            }
                         }
                     }
+                    for path in [file("before"), file("dir"), file("dir").join("below")] {
+                        assert!(made.contains(&path), "{path:?} is not in {made:?}");
+                    }
+                    assert_eq!(tree.stats().directories, 4 + 2 * round);
                 }
-                for path in [file("before"), file("dir"), file("dir").join("below")] {
-                    assert!(made.contains(&path), "{path:?} is not in {made:?}");
-                }
-                assert_eq!(tree.stats().directories, 4 + 2 * round);
             }
-        }
-    });
+        },
+    );
 }
 
 /// Locks are held at the moment of some of these forks, by threads that the children do not have.
 #[test]
 fn a_child_waits_for_no_lock_of_its_parent() {
-    in_child("a_child_waits_for_no_lock_of_its_parent", |_| {}, || {
-        backends().iter().for_each(|&backend| fork_amid_work(backend));
-    });
+    in_child(
+        "a_child_waits_for_no_lock_of_its_parent",
+        |_| {},
+        || {
+            backends().iter().for_each(|&backend| fork_amid_work(backend));
+        },
+    );
 }
 
 fn fork_amid_work(backend: Backend) {
@@ -364,8 +377,10 @@ fn fork_amid_work(backend: Backend) {
         for number in 0..FORKS {
             let batch = stream.wait().expect("it goes on").expect("a batch");
             let child = fork(|| {
-                // SAFETY: the parent's own are not touched: this is another process.
-                let (batch, mut stream) = unsafe { (std::ptr::read(&raw const batch), std::ptr::read(&raw const stream)) };
+                // SAFETY: the parent's own is not touched: this is another process.
+                let batch = unsafe { std::ptr::read(&raw const batch) };
+                // SAFETY: as above.
+                let mut stream = unsafe { std::ptr::read(&raw const stream) };
                 batch.iter().for_each(|event| drop(event.path()));
                 drop(batch);
                 assert_eq!(
