@@ -11,7 +11,7 @@ use crate::batch::{EventBatch, Shelf};
 use crate::decode::Malformed;
 use crate::engine::Source;
 use crate::error::{Error, ErrorKind, Result};
-use crate::queue::{Feed, Taken, add};
+use crate::queue::{Failure, Feed, Taken, add};
 use crate::stats::Stats;
 use crate::sys::fork::Home;
 use crate::sys::inotify::InotifyFd;
@@ -39,10 +39,24 @@ pub(crate) enum Next {
     /// An error in its place; more may follow.
     Interposed(Error),
     /// The reading ended by a failure.
-    Failed(Error),
+    Failed(Failure),
     /// The reading ended by `close`.
     Closed,
     Empty,
+}
+
+/// Why what reads could not be made.
+pub(crate) enum Unmade {
+    /// By its backend; another may do.
+    Backend(io::Error),
+    /// By something that has nothing to do with it.
+    Other(Error),
+}
+
+impl From<io::Error> for Unmade {
+    fn from(cause: io::Error) -> Self {
+        Self::Backend(cause)
+    }
 }
 
 impl Core {
@@ -101,25 +115,40 @@ impl Core {
     pub(crate) fn with_backend<T>(
         &self,
         operation: &'static str,
-        make: impl Fn(Option<Features>) -> io::Result<T>,
+        make: impl Fn(Option<Features>) -> Result<T, Unmade>,
     ) -> Result<T> {
         let report = self.report();
         if report.kind() == BackendKind::Uring {
             let refused = match make(Some(report.features())) {
                 Ok(made) => return Ok(made),
+                Err(Unmade::Other(error)) => return Err(error),
                 // Not a word about io_uring: epoll would meet the same.
-                Err(cause) if is_out_of_descriptors(&cause) => return Err(out_of_descriptors(operation, &cause)),
-                Err(cause) => probe::refusal("set up io_uring", &cause),
+                Err(Unmade::Backend(cause)) if is_out_of_descriptors(&cause) => {
+                    return Err(out_of_descriptors(operation, &cause));
+                }
+                Err(Unmade::Backend(cause)) => probe::refusal("set up io_uring", &cause),
             };
             if self.choice == Backend::Uring {
                 return Err(refused);
             }
             self.fall_back(refused);
         }
-        make(None).map_err(|cause| match is_out_of_descriptors(&cause) {
-            true => out_of_descriptors(operation, &cause),
-            false => Error::os(ErrorKind::Other, operation, &cause),
+        make(None).map_err(|unmade| match unmade {
+            Unmade::Other(error) => error,
+            Unmade::Backend(cause) if is_out_of_descriptors(&cause) => out_of_descriptors(operation, &cause),
+            Unmade::Backend(cause) => Error::os(ErrorKind::Other, operation, &cause),
         })
+    }
+
+    /// Reading has failed. Answers the error; or none, if it was a ring's, nothing is lost, and the choice of the backend was
+    /// left to us: then it can go on with epoll.
+    pub(crate) fn outlives(&self, failure: Failure) -> Option<Error> {
+        let Failure { error, lossless } = failure;
+        if !lossless || self.choice == Backend::Uring || self.report().kind() != BackendKind::Uring {
+            return Some(error);
+        }
+        self.fall_back(error.of_kind(ErrorKind::BackendUnavailable));
+        None
     }
 
     pub(crate) fn set_report(&self, report: BackendReport) {
@@ -172,7 +201,7 @@ impl Core {
         let buffer = match taken {
             Taken::Buffer(buffer) => buffer,
             Taken::Interposed(error) => return Some(Next::Interposed(error)),
-            Taken::Failed(error) => return Some(Next::Failed(error)),
+            Taken::Failed(failure) => return Some(Next::Failed(failure)),
             Taken::Closed => return Some(Next::Closed),
             Taken::Empty => return Some(Next::Empty),
         };

@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::backend::Features;
+use crate::core::Unmade;
 use crate::engine::{Engine, Source, SourceId, Wait};
 use crate::error::{Error, ErrorKind};
-use crate::queue::Feed;
+use crate::queue::{Failure, Feed};
 use crate::sys::fork::{Home, PerProcess};
 use crate::sys::notifier::Notifier;
 use crate::sys::thread::spawn_without_signals;
@@ -48,8 +49,9 @@ struct Mailbox {
     commands: VecDeque<Command>,
     /// What is read; kept here so that a panic of the thread finds it.
     attached: Vec<(SourceId, Arc<Feed>)>,
-    /// The thread has ended. Nothing is read any more, and commands are carried out by who gives them.
-    ended: bool,
+    /// The thread has ended, for this reason if it was an error of the system. Nothing is read any more, and commands are
+    /// carried out by who gives them.
+    ended: Option<Option<i32>>,
 }
 
 #[derive(Debug)]
@@ -75,7 +77,7 @@ pub(crate) fn hold() -> impl Sized {
 
 impl Driver {
     /// A driver for one more stream; each call is answered by one `detach`, or by `give_up`.
-    pub(crate) fn join(wanted: Wanted) -> io::Result<Self> {
+    pub(crate) fn join(wanted: Wanted) -> Result<Self, Unmade> {
         let mut drivers = drivers();
         let fits = |driver: &Self| driver.0.wanted == wanted;
         if let Some((driver, streams)) = drivers.iter_mut().find(|(driver, _)| fits(driver)) {
@@ -90,10 +92,13 @@ impl Driver {
         }));
         let (ready, started) = sync_channel(1);
         let body = driver.clone();
-        spawn_without_signals(NAME, move || body.run(ready))?;
-        started
-            .recv()
-            .unwrap_or_else(|_| Err(io::Error::other("the reader thread panicked")))?;
+        let started_thread = spawn_without_signals(NAME, move || body.run(ready));
+        started_thread.map_err(|cause| Unmade::Other(no_thread(&cause)))?;
+        let panicked = |_| {
+            let cause = "the reader thread panicked";
+            Unmade::Other(Error::text(ErrorKind::ReaderFailed, "start reader thread", cause))
+        };
+        started.recv().map_err(panicked)??;
         drivers.push((driver.clone(), 1));
         Ok(driver)
     }
@@ -129,9 +134,9 @@ impl Driver {
             return;
         }
         let mut mailbox = self.mailbox();
-        if mailbox.ended {
+        if let Some(code) = mailbox.ended {
             drop(mailbox);
-            command.refuse();
+            command.refuse(code);
             return;
         }
         mailbox.commands.push_back(command);
@@ -154,7 +159,7 @@ impl Driver {
     }
 
     fn run(&self, ready: SyncSender<io::Result<()>>) {
-        let drive = move || {
+        let drive = || {
             let notifier = Arc::clone(&self.0.notifier);
             let mut engine = match Engine::new(self.0.wanted.uring, 64, notifier) {
                 Ok(engine) => engine,
@@ -164,20 +169,26 @@ impl Driver {
                 }
             };
             let _ = ready.send(Ok(()));
-            self.drive(&mut engine)
+            self.drive(&mut engine).map_err(|cause| {
+                let lossless = engine.lost_nothing();
+                let error = engine.failure(&cause);
+                (Failure { error, lossless }, cause.raw_os_error())
+            })
         };
         let ended = panic::catch_unwind(AssertUnwindSafe(drive));
-        let error = match ended {
-            Ok(Ok(())) => return self.end(None),
-            Ok(Err(cause)) => Error::os(ErrorKind::ReaderFailed, "wait for events", &cause),
+        let (failure, code) = match ended {
+            Ok(Ok(())) => return self.end(None, None),
+            Ok(Err(failed)) => failed,
             Err(panic) => {
                 let message = panic.downcast_ref::<&str>().copied();
                 let message = message.or(panic.downcast_ref::<String>().map(String::as_str));
                 let cause = format!("the reader thread panicked: {}", message.unwrap_or("?"));
-                Error::text(ErrorKind::ReaderFailed, "wait for events", cause)
+                let error = Error::text(ErrorKind::ReaderFailed, "wait for events", cause);
+                let lossless = false;
+                (Failure { error, lossless }, None)
             }
         };
-        self.end(Some(&error));
+        self.end(Some(&failure), code);
     }
 
     /// Reads until the last stream is gone.
@@ -218,33 +229,54 @@ impl Driver {
         let place = mailbox.attached.iter().position(|(_, other)| Arc::ptr_eq(other, feed));
         let found = place.map(|place| mailbox.attached.swap_remove(place));
         drop(mailbox);
+        // Also if the engine panics: whoever waits for the place would wait for ever.
+        let _left = Left(feed);
         if let Some((id, _)) = found {
             engine.detach(id);
         }
-        feed.queue.left();
     }
 
     /// The thread ends. Tells every stream that is left why there will be no more.
-    fn end(&self, error: Option<&Error>) {
+    fn end(&self, failure: Option<&Failure>, code: Option<i32>) {
         drivers().retain(|(driver, _)| !Arc::ptr_eq(&driver.0, &self.0));
         let mut mailbox = self.mailbox();
-        mailbox.ended = true;
+        mailbox.ended = Some(code);
         let attached = std::mem::take(&mut mailbox.attached);
         let commands = std::mem::take(&mut mailbox.commands);
         drop(mailbox);
-        if let Some(error) = error {
-            attached.iter().for_each(|(_, feed)| feed.queue.fail(error.clone()));
+        if let Some(Failure { error, lossless }) = failure {
+            let fail = |(_, feed): &(_, Arc<Feed>)| feed.queue.fail(error.clone(), *lossless);
+            attached.iter().for_each(fail);
         }
-        commands.into_iter().for_each(Command::refuse);
+        commands.into_iter().for_each(|command| command.refuse(code));
     }
+}
+
+/// Frees the place of a feed's reading half.
+struct Left<'a>(&'a Feed);
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.0.queue.left();
+    }
+}
+
+fn no_thread(cause: &io::Error) -> Error {
+    Error::os(ErrorKind::Other, "start reader thread", cause)
+        .mended_by("raise RLIMIT_NPROC with ulimit -u, or pids.max of the cgroup")
 }
 
 impl Command {
     /// There is no thread to carry it out.
-    fn refuse(self) {
-        // An `Attach` is answered by dropping the sender.
-        if let Self::Detach(feed) = self {
-            feed.queue.left();
+    fn refuse(self, code: Option<i32>) {
+        match (self, code) {
+            (Self::Detach(feed), _) => feed.queue.left(),
+            (Self::Attach(_, done), Some(code)) => {
+                // Whoever asked may have gone.
+                let _ = done.send(Err(io::Error::from_raw_os_error(code)));
+            }
+            // An `Attach` is answered by dropping the sender.
+            _ => {}
         }
     }
 }
@@ -262,7 +294,7 @@ mod tests {
             uring: None,
             window: Duration::from_nanos(1),
         };
-        let driver = Driver::join(wanted).unwrap();
+        let driver = Driver::join(wanted).ok().unwrap();
         let feed = Feed::new(Pool::new(2, 4096).unwrap());
         let source = Source {
             fd: Arc::new(InotifyFd::new().unwrap()),
@@ -274,7 +306,7 @@ mod tests {
         attached.unwrap().recv().unwrap().unwrap();
         driver.panic();
         match feed.queue.wait(None) {
-            Taken::Failed(error) => {
+            Taken::Failed(Failure { error, .. }) => {
                 assert_eq!(error.kind(), ErrorKind::ReaderFailed);
                 assert!(error.to_string().contains("panicked: asked to"), "{error}");
             }
@@ -282,7 +314,7 @@ mod tests {
         }
         // The place is free again, and a new driver takes the next stream.
         feed.queue.leave(&feed);
-        let next = Driver::join(wanted).unwrap();
+        let next = Driver::join(wanted).ok().unwrap();
         assert!(!Arc::ptr_eq(&driver.0, &next.0));
         feed.queue.enter("test", Half::Stream(next), || ()).unwrap();
         feed.queue.leave(&feed);

@@ -22,11 +22,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::Features;
+use crate::error::{Error, ErrorKind};
 use crate::queue::Feed;
 use crate::sys::epoll::Epoll;
 use crate::sys::inotify::InotifyFd;
 use crate::sys::notifier::Notifier;
 use crate::sys::pool::Buffer;
+use crate::sys::probe;
 use crate::sys::uring::Uring;
 
 /// A descriptor to read, and where its events go.
@@ -128,6 +130,25 @@ impl Engine {
         }
     }
 
+    /// After a turn that failed: whether all that was taken from the kernel's queue has come here.
+    pub(crate) fn lost_nothing(&mut self) -> bool {
+        match self {
+            Self::Uring(uring) => uring.lost_nothing(),
+            Self::Epoll(_) => true,
+        }
+    }
+
+    /// Why a turn failed.
+    pub(crate) fn failure(&self, cause: &io::Error) -> Error {
+        match self {
+            Self::Uring(_) => {
+                let error = probe::refusal("wait for events through io_uring", cause);
+                error.of_kind(ErrorKind::ReaderFailed)
+            }
+            Self::Epoll(_) => Error::os(ErrorKind::ReaderFailed, "wait for events through epoll", cause),
+        }
+    }
+
     pub(crate) fn usable_here(&self) -> bool {
         match self {
             Self::Uring(uring) => uring.usable_here(),
@@ -174,7 +195,6 @@ mod tests {
     use super::*;
     use crate::mask::Mask;
     use crate::sys::pool::Pool;
-    use crate::sys::probe;
 
     /// An engine of each kind there is, reading an instance of its own.
     fn engines() -> Vec<(Engine, Source, SourceId)> {

@@ -119,6 +119,11 @@ impl Error {
         self
     }
 
+    pub(crate) fn of_kind(mut self, kind: ErrorKind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
     pub(crate) fn closed(operation: &'static str) -> Self {
         Self::text(ErrorKind::Closed, operation, "this inotify instance was closed")
     }

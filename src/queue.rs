@@ -84,9 +84,17 @@ struct State {
     /// An error that belongs before the next buffer and does not end the reading.
     interposed: Option<Error>,
     /// Why reading ended, if not by `close`.
-    failure: Option<Error>,
+    failure: Option<Failure>,
     closed: bool,
     half: Half,
+}
+
+/// Why reading ended.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// Whether what was not read is still in the kernel's queue, so that reading could go on some other way.
+    pub(crate) lossless: bool,
 }
 
 /// Who reads.
@@ -106,7 +114,7 @@ pub(crate) enum Taken {
     /// An error in its place; more may follow.
     Interposed(Error),
     /// Reading ended by a failure.
-    Failed(Error),
+    Failed(Failure),
     /// Reading ended by `close`.
     Closed,
     /// Nothing yet.
@@ -191,9 +199,9 @@ impl Queue {
     }
 
     /// Ends the reading with an error, behind everything that was read.
-    pub(crate) fn fail(&self, error: Error) {
+    pub(crate) fn fail(&self, error: Error, lossless: bool) {
         let mut state = self.state.lock();
-        state.failure = Some(error);
+        state.failure = Some(Failure { error, lossless });
         self.wake(state);
     }
 
@@ -296,8 +304,8 @@ impl State {
         if let Some(buffer) = self.filled.pop_front() {
             return Some(Taken::Buffer(buffer));
         }
-        if let Some(error) = self.failure.take() {
-            return Some(Taken::Failed(error));
+        if let Some(failure) = self.failure.take() {
+            return Some(Taken::Failed(failure));
         }
         self.closed.then_some(Taken::Closed)
     }
@@ -354,7 +362,7 @@ mod tests {
         let feed = feed(4);
         push(&feed, 1, 12);
         push(&feed, 2, 12);
-        feed.queue.fail(Error::text(ErrorKind::ReaderFailed, "read", "x"));
+        feed.queue.fail(Error::text(ErrorKind::ReaderFailed, "read", "x"), true);
         feed.queue.close(&feed);
         let order: Vec<_> = std::iter::from_fn(|| match feed.queue.take(None) {
             Taken::Closed => None,

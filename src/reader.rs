@@ -12,7 +12,7 @@ use crate::batch::EventBatch;
 use crate::core::{Core, Next};
 use crate::engine::{Engine, Source, Wait};
 use crate::error::{Error, ErrorKind, Result};
-use crate::queue::Half;
+use crate::queue::{Failure, Half};
 #[cfg(feature = "tokio")]
 use crate::sys::epoll::EpollFd;
 use crate::sys::gate::Gate;
@@ -297,10 +297,7 @@ impl Reader {
             Next::Batch(batch) => Ok(Some(batch)),
             Next::Empty => Ok(None),
             Next::Interposed(error) => Err(error),
-            Next::Failed(error) => {
-                self.end();
-                Err(error)
-            }
+            Next::Failed(failure) => self.outlive(failure),
             Next::Closed => {
                 self.end();
                 Err(Error::closed(WAIT))
@@ -322,6 +319,11 @@ impl Reader {
             self.end();
         }
         checked
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     fn check_not_ended(&self) -> Result<()> {
@@ -352,7 +354,8 @@ impl Reader {
             self.give_ring_up(cause, "keep it on one thread, or use a stream");
         }
         let engine = self.core.with_backend(WAIT, |uring| {
-            Engine::in_place(uring, self.source.clone(), Arc::clone(&self.notifier))
+            let engine = Engine::in_place(uring, self.source.clone(), Arc::clone(&self.notifier));
+            Ok(engine?)
         });
         // Without an engine there is nothing more to come.
         self.engine = Some(engine.inspect_err(|_| self.end())?);
@@ -385,7 +388,25 @@ impl Reader {
         match engine.turn(wait) {
             Ok(None) => Ok(None),
             Ok(Some(buffer)) => Ok(self.core.batch(buffer, &mut self.recent)),
-            Err(cause) => Err(self.failed(&cause)),
+            Err(cause) => {
+                let lossless = engine.lost_nothing();
+                let error = engine.failure(&cause);
+                self.outlive(Failure { error, lossless })
+            }
+        }
+    }
+
+    /// Reading has failed. If it can go on with epoll, it does, from the next turn on.
+    fn outlive(&mut self, failure: Failure) -> Result<Option<EventBatch>> {
+        match self.core.outlives(failure) {
+            Some(error) => {
+                self.end();
+                Err(error)
+            }
+            None => {
+                self.engine = None;
+                Ok(None)
+            }
         }
     }
 

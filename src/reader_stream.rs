@@ -151,7 +151,10 @@ impl Stream for ReaderStream {
                     self.ended = true;
                     None
                 }
-                Err(error) => Some(Err(error)),
+                Err(error) => {
+                    self.ended = self.reader.has_ended();
+                    Some(Err(error))
+                }
             };
             budget.made_progress();
             return Poll::Ready(item);

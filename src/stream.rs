@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use futures_core::{FusedStream, Stream};
 
 use crate::batch::EventBatch;
-use crate::core::{Core, Next};
+use crate::core::{Core, Next, Unmade};
 use crate::driver::{Driver, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::OwnedEvent;
-use crate::queue::Half;
+use crate::queue::{Failure, Half};
 use crate::table::Recent;
 
 const WAIT: &str = "wait for events";
@@ -78,7 +78,7 @@ impl EventStream {
         if let Err(forked) = self.check_home() {
             return Some(Err(forked));
         }
-        let next = self.core.wait(&mut self.recent, None);
+        let next = self.next_by(|core, recent| core.wait(recent, None));
         self.deliver(next).unwrap_or(None)
     }
 
@@ -91,7 +91,8 @@ impl EventStream {
             return Err(self.core.ended(WAIT));
         }
         self.check_home()?;
-        let next = self.core.wait(&mut self.recent, Instant::now().checked_add(timeout));
+        let deadline = Instant::now().checked_add(timeout);
+        let next = self.next_by(|core, recent| core.wait(recent, deadline));
         match self.deliver(next) {
             Some(Some(batch)) => batch.map(Some),
             Some(None) => Err(self.core.ended(WAIT)),
@@ -113,6 +114,21 @@ impl EventStream {
         }
     }
 
+    /// What comes next, of a ring or of what goes on in its place.
+    fn next_by(&mut self, take: impl Fn(&Core, &mut Recent) -> Next) -> Next {
+        loop {
+            match take(&self.core, &mut self.recent) {
+                Next::Failed(failure) => {
+                    let lossless = false;
+                    if let Err(error) = go_on(&self.core, failure) {
+                        return Next::Failed(Failure { error, lossless });
+                    }
+                }
+                next => return next,
+            }
+        }
+    }
+
     fn check_home(&mut self) -> Result<()> {
         let checked = self.core.check_home(WAIT);
         self.ended |= checked.is_err();
@@ -124,9 +140,9 @@ impl EventStream {
         Some(match next {
             Next::Batch(batch) => Some(Ok(batch)),
             Next::Interposed(error) => Some(Err(error)),
-            Next::Failed(error) => {
+            Next::Failed(failure) => {
                 self.ended = true;
-                Some(Err(error))
+                Some(Err(failure.error))
             }
             Next::Closed => {
                 self.ended = true;
@@ -138,26 +154,40 @@ impl EventStream {
 }
 
 /// Has a thread of ours read the instance from now on, as its one reading half, until that leaves the queue.
-pub(crate) fn attach(core: &Arc<Core>) -> Result<()> {
+pub(crate) fn attach(core: &Core) -> Result<()> {
     const OPERATION: &str = "open stream";
     let source = core.source(OPERATION)?;
-    let driver = core.with_backend(OPERATION, |uring| {
-        Driver::join(Wanted {
-            uring,
-            window: core.window,
-        })
-    })?;
-    let half = Half::Stream(driver.clone());
-    let attached = core.feed.queue.enter(OPERATION, half, || driver.attach(source));
-    let attached = attached.inspect_err(|_| driver.give_up())?;
-    let error = match attached.recv() {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(cause)) => Error::os(ErrorKind::ReaderFailed, OPERATION, &cause),
-        Err(_) if core.feed.queue.is_closed() => Error::closed(OPERATION),
-        Err(_) => Error::text(ErrorKind::ReaderFailed, OPERATION, "the reader thread has failed"),
-    };
-    core.feed.queue.leave(&core.feed);
-    Err(error)
+    let window = core.window;
+    core.with_backend(OPERATION, |uring| {
+        let driver = Driver::join(Wanted { uring, window })?;
+        let half = Half::Stream(driver.clone());
+        let attached = core.feed.queue.enter(OPERATION, half, || driver.attach(source.clone()));
+        let attached = attached.inspect_err(|_| driver.give_up()).map_err(Unmade::Other)?;
+        let unmade = match attached.recv() {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(cause)) => Unmade::Backend(cause),
+            Err(_) if core.feed.queue.is_closed() => Unmade::Other(Error::closed(OPERATION)),
+            Err(_) => {
+                let cause = "the reader thread has failed";
+                Unmade::Other(Error::text(ErrorKind::ReaderFailed, OPERATION, cause))
+            }
+        };
+        core.leave();
+        Err(unmade)
+    })
+}
+
+/// Reading has failed. If it can go on with epoll, it does; else this is why not.
+pub(crate) fn go_on(core: &Core, failure: Failure) -> Result<()> {
+    if let Some(error) = core.outlives(failure) {
+        return Err(error);
+    }
+    core.leave();
+    match attach(core) {
+        // That is found behind what was read.
+        Err(error) if error.kind() == ErrorKind::Closed => Ok(()),
+        attached => attached,
+    }
 }
 
 impl Stream for EventStream {
@@ -170,8 +200,7 @@ impl Stream for EventStream {
         if let Err(forked) = self.check_home() {
             return Poll::Ready(Some(Err(forked)));
         }
-        let stream = &mut *self;
-        let next = stream.core.take(&mut stream.recent, Some(cx.waker()));
+        let next = self.next_by(|core, recent| core.take(recent, Some(cx.waker())));
         self.deliver(next).map_or(Poll::Pending, Poll::Ready)
     }
 }

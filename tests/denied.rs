@@ -1,14 +1,22 @@
 //! io_uring denied: the automatic choice works on epoll and says why, the choice by name fails and says what mends it.
 //!
 //! Each test denies it to a child process of its own.
+#![cfg(feature = "tokio")]
 
 mod support;
 
 use std::fs;
 use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 
-use ringwatch::{Backend, BackendKind, Error, ErrorKind, Inotify, Mask};
-use support::child::{deny_uring, in_child};
+use futures_util::StreamExt;
+use ringwatch::tree::Tree;
+use ringwatch::{
+    Backend, BackendKind, Error, ErrorKind, EventBatch, EventStream, Inotify, Mask, Reader, ReaderStream, Result,
+};
+use support::child::{IO_URING, deny_calls, deny_uring, in_child, in_children};
 
 /// Both halves of `inotify` bring an event.
 fn works(inotify: &Inotify) {
@@ -179,4 +187,182 @@ fn give_up_locked_memory_and_privileges() -> io::Result<()> {
         done(unsafe { libc::setresuid(NOBODY, NOBODY, NOBODY) })?;
     }
     Ok(())
+}
+
+/// A reading half that is at work when io_uring is denied.
+enum Half {
+    Stream(EventStream),
+    /// On an executor.
+    Polled(EventStream),
+    Reader(Reader),
+    /// A reader in an event loop.
+    Shown(Reader),
+    Tokio(ReaderStream, tokio::runtime::Runtime),
+}
+
+const HALVES: [&str; 5] = ["stream", "polled", "reader", "shown", "tokio"];
+
+impl Half {
+    fn new(inotify: &Inotify, name: &str) -> Self {
+        let stream = || inotify.stream().expect("a stream");
+        let reader = || inotify.reader().expect("a reader");
+        match name {
+            "stream" => Self::Stream(stream()),
+            "polled" => Self::Polled(stream()),
+            "reader" => Self::Reader(reader()),
+            "shown" => Self::Shown(reader()),
+            _ => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let runtime = runtime.expect("a runtime");
+                let entered = runtime.enter();
+                let stream = reader().into_stream().expect("a stream");
+                drop(entered);
+                Self::Tokio(stream, runtime)
+            }
+        }
+    }
+
+    fn wait(&mut self) -> Option<Result<EventBatch>> {
+        match self {
+            Self::Stream(stream) => stream.wait(),
+            Self::Polled(stream) => futures_executor::block_on(stream.next()),
+            Self::Reader(reader) => reader.wait(),
+            Self::Shown(reader) => loop {
+                match reader.try_next() {
+                    Ok(Some(batch)) => return Some(Ok(batch)),
+                    Ok(None) => until_readable(reader),
+                    Err(error) if error.kind() == ErrorKind::Closed => return None,
+                    Err(error) => return Some(Err(error)),
+                }
+            },
+            Self::Tokio(stream, runtime) => runtime.block_on(stream.next()),
+        }
+    }
+}
+
+fn until_readable(reader: &Reader) {
+    let mut poll = libc::pollfd {
+        fd: reader.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one pollfd, which lives through the call.
+    assert_eq!(unsafe { libc::poll(&raw mut poll, 1, -1) }, 1);
+}
+
+fn make(dir: &Path, names: Range<usize>) {
+    names.for_each(|number| fs::write(dir.join(number.to_string()), "").expect("a file"));
+}
+
+/// A filter that is put in place while a ring is at work: whichever of its calls it denies, and with what, reading goes on
+/// with epoll and nothing is lost; a ring that was asked for by name ends with an error that says why.
+#[test]
+fn denied_while_events_are_read() {
+    let errors = [libc::EPERM, libc::ENOSYS, libc::EACCES];
+    let mut cases = Vec::new();
+    for half in HALVES {
+        cases.extend(errors.map(|errno| format!("{half} all {errno} auto")));
+        cases.push(format!("{half} enter {} auto", libc::EPERM));
+        cases.push(format!("{half} all {} uring", libc::EPERM));
+    }
+    in_children("denied_while_events_are_read", &cases, |case| {
+        if !support::backends().contains(&Backend::Uring) {
+            return;
+        }
+        let [half, calls, errno, backend] = case.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{case}");
+        };
+        let errno = errno.parse().expect("a number");
+        let calls = if calls == "all" { &IO_URING[..] } else { &IO_URING[1..2] };
+        denied_while_read(half, calls, errno, backend.parse().expect("a backend"));
+    });
+}
+
+fn denied_while_read(half: &str, calls: &[libc::c_long], errno: i32, backend: Backend) {
+    const FILES: usize = 500;
+    let dir = tempfile::tempdir().expect("a directory");
+    // As many buffers as are lent to the kernel: if they did not come back, nothing would be read.
+    let builder = Inotify::builder().backend(backend).buffers(32);
+    let inotify = builder.build().expect("an instance");
+    inotify.add_watch(dir.path(), Mask::CREATE).expect("a watch");
+    let mut half = Half::new(&inotify, half);
+    let mut next = 0;
+    let mut take = |half: &mut Half, until: usize| {
+        while next < until {
+            for event in &half.wait()?.ok()? {
+                assert_eq!(event.name().expect("a name"), next.to_string().as_str());
+                next += 1;
+            }
+        }
+        Some(())
+    };
+    make(dir.path(), 0..3);
+    take(&mut half, 3).expect("three events");
+    assert_eq!(inotify.backend().kind(), BackendKind::Uring);
+    make(dir.path(), 3..FILES);
+    deny_calls(calls, errno);
+    make(dir.path(), FILES..2 * FILES);
+    if backend == Backend::Uring {
+        // What was read before is delivered before.
+        let error = loop {
+            match half.wait().expect("an error") {
+                Ok(batch) => drop(batch),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::ReaderFailed);
+        assert_eq!(
+            (error.operation(), error.raw_os_error()),
+            ("wait for events through io_uring", Some(errno))
+        );
+        assert!(error.remedy().is_some_and(|text| text.contains("seccomp")), "{error}");
+        assert!(matches!(half, Half::Shown(_)) || half.wait().is_none());
+        return;
+    }
+    take(&mut half, 2 * FILES).expect("it goes on");
+    let report = inotify.backend();
+    assert_eq!(report.kind(), BackendKind::Epoll);
+    is_explained(report.refusal().expect("a reason"), errno, "seccomp profile");
+    drop(half);
+    works(&inotify);
+    inotify.close();
+}
+
+#[test]
+fn a_tree_goes_on_when_io_uring_is_denied() {
+    in_child(
+        "a_tree_goes_on_when_io_uring_is_denied",
+        |_| {},
+        || {
+            if !support::backends().contains(&Backend::Uring) {
+                return;
+            }
+            let dir = tempfile::tempdir().expect("a directory");
+            let tree = Tree::new(dir.path()).expect("a tree");
+            let mut stream = tree.stream().expect("a stream");
+            assert_eq!(tree.backend().kind(), BackendKind::Uring);
+            deny_uring(libc::EPERM);
+            let sub = dir.path().join("sub/deep");
+            fs::create_dir_all(&sub).expect("directories");
+            make(&sub, 0..20);
+            let barrier = tree.barrier().expect("a barrier");
+            let mut made = Vec::new();
+            'all: for batch in stream.blocking() {
+                for change in &batch.expect("it goes on") {
+                    assert!(!change.is_overflow() && change.uncovered().is_none());
+                    if change.barrier() == Some(barrier) {
+                        break 'all;
+                    }
+                    made.extend(change.path().filter(|_| change.mask().contains(Mask::CREATE)));
+                }
+            }
+            assert_eq!(made.len(), 22, "{made:?}");
+            assert_eq!(tree.backend().kind(), BackendKind::Epoll);
+            is_explained(
+                tree.backend().refusal().expect("a reason"),
+                libc::EPERM,
+                "seccomp profile",
+            );
+        },
+    );
 }

@@ -2,6 +2,7 @@
 //! parent's, gives none of its events, and waits for no lock; and the child may make instances of its own.
 //!
 //! Each test runs in a process of its own, so that nothing but what it does is going on when it forks.
+#![cfg(feature = "tokio")]
 
 mod support;
 
@@ -107,7 +108,7 @@ impl Half {
     }
 
     /// In a child. The runtime is the parent's, and tokio's affair.
-    fn expect_refusal(mut self, inotify: &Inotify) {
+    fn assert_refused(mut self, inotify: &Inotify) {
         let is_forked = |error: &ringwatch::Error| {
             assert_eq!(error.kind(), ErrorKind::Forked, "{error}");
             assert!(error.to_string().contains("fork"), "{error}");
@@ -217,7 +218,7 @@ fn the_parent_goes_on_and_the_child_is_refused() {
                             let child = fork(|| {
                                 // SAFETY: the parent's own is not touched: this is another process.
                                 let half = unsafe { std::ptr::read(half) };
-                                half.expect_refusal(&inotify);
+                                half.assert_refused(&inotify);
                                 handle_is_refused(&inotify, &watch, dir.path());
                                 // SAFETY: as above.
                                 drop(unsafe { std::ptr::read(&raw const held) });
@@ -376,7 +377,7 @@ fn fork_amid_work(backend: Backend) {
         for number in 0..FORKS {
             let batch = stream.wait().expect("it goes on").expect("a batch");
             let child = fork(|| {
-                // SAFETY: the parent's own are not touched: this is another process.
+                // SAFETY: the parent's own is not touched: this is another process.
                 let batch = unsafe { std::ptr::read(&raw const batch) };
                 // SAFETY: as above.
                 let mut stream = unsafe { std::ptr::read(&raw const stream) };

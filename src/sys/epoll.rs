@@ -199,7 +199,7 @@ impl Lane {
         // It fails only if it is not registered, which is what is wanted.
         let _ = poll.remove(self.source.fd.as_fd());
         let error = Error::os(ErrorKind::ReaderFailed, "read events through epoll", cause);
-        self.source.feed.queue.fail(error);
+        self.source.feed.queue.fail(error, true);
     }
 }
 

@@ -141,7 +141,7 @@ impl Lane {
             (length, Some((slot, Some(mut buffer)))) if length > 0 => {
                 self.lent -= 1;
                 if !buffer.advance(length as usize) {
-                    self.fail(&io::Error::from_raw_os_error(libc::EOVERFLOW));
+                    self.fail(libc::EOVERFLOW, false);
                     return false;
                 }
                 self.fruitless = 0;
@@ -163,7 +163,7 @@ impl Lane {
             }
             (length, None) if length > 0 => {
                 // Some buffer was filled, and the kernel did not say which: these events can't be found.
-                self.fail(&io::Error::from_raw_os_error(libc::EBADMSG));
+                self.fail(libc::EBADMSG, false);
                 false
             }
             (result, filled) => {
@@ -188,17 +188,18 @@ impl Lane {
                 self.fruitless += 1;
                 if self.fruitless > MOST_FRUITLESS {
                     let code = if result == 0 { libc::EIO } else { -result };
-                    self.fail(&io::Error::from_raw_os_error(code));
+                    self.fail(code, true);
                 }
             }
-            code => self.fail(&io::Error::from_raw_os_error(code)),
+            code => self.fail(code, true),
         }
     }
 
-    fn fail(&mut self, cause: &io::Error) {
+    fn fail(&mut self, code: i32, lossless: bool) {
         if !mem::replace(&mut self.done, true) {
-            let error = Error::os(ErrorKind::ReaderFailed, "read events through io_uring", cause);
-            self.source.feed.queue.fail(error);
+            let cause = io::Error::from_raw_os_error(code);
+            let error = Error::os(ErrorKind::ReaderFailed, "read events through io_uring", &cause);
+            self.source.feed.queue.fail(error, lossless);
         }
     }
 }

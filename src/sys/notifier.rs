@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use super::{checked, checked_size};
 
+/// Writes of one signal that may fail.
+const MOST_TRIES: u32 = 64;
+
 /// Wakes an engine from any thread. Any number of signals before it looks are one.
 #[derive(Debug)]
 pub(crate) struct Notifier {
@@ -32,8 +35,17 @@ impl Notifier {
             return;
         }
         let one = 1_u64.to_ne_bytes();
-        // SAFETY: writes eight bytes from a live array. It can't fail: the count is at most one here.
-        unsafe { libc::write(self.fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        // The count is small, so the kernel has no reason to refuse. If something does all the same, a signal that is lost
+        // would be waited for for ever.
+        for _ in 0..MOST_TRIES {
+            // SAFETY: writes eight bytes from a live array.
+            let written = unsafe { libc::write(self.fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+            if checked_size(written).is_ok() {
+                return;
+            }
+        }
+        // The next signal tries again.
+        self.signalled.store(false, Ordering::SeqCst);
     }
 
     /// Takes the signal back; answers whether there was one. Look at what it was about only after this: a signal that
@@ -42,10 +54,13 @@ impl Notifier {
         let mut count = [0_u8; 8];
         // SAFETY: reads eight bytes into a live array.
         let read = unsafe { libc::read(self.fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-        if checked_size(read).is_err() {
+        if let Err(error) = checked_size(read)
+            && error.kind() == io::ErrorKind::WouldBlock
+        {
             // Nothing there; if the flag is up, the write is still on its way: leave both for the next look.
             return false;
         }
+        // If it could not be read, the next signal still makes itself heard, by being written.
         // A swap, not a store: it sees what was put in place before each signal that was folded into this one.
         self.signalled.swap(false, Ordering::SeqCst);
         true
@@ -63,9 +78,17 @@ impl Notifier {
             events: libc::POLLIN,
             revents: 0,
         };
-        let time = timespec(time);
+        let limit = timespec(time);
         // SAFETY: one pollfd and one timespec, both live; a null signal mask leaves the thread's own.
-        unsafe { libc::ppoll(&raw mut poll, 1, &raw const time, std::ptr::null()) != 0 }
+        match checked(unsafe { libc::ppoll(&raw mut poll, 1, &raw const limit, std::ptr::null()) }) {
+            Ok(ready) => ready != 0,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+            // It is denied. The time must pass all the same, or we spin.
+            Err(_) => {
+                std::thread::sleep(time);
+                self.is_signalled()
+            }
+        }
     }
 }
 

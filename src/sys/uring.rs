@@ -44,6 +44,12 @@ const FIRST_GROUP: u16 = 64;
 /// How long teardown waits for the kernel's last word before it leaves the memory to the kernel for good.
 const LAST_WORD: Duration = Duration::from_secs(10);
 
+/// Calls in a row that the kernel may put off, a millisecond each, before it counts as a refusal.
+const MOST_PUT_OFF: u32 = 2_000;
+
+/// Polls of the notifier in a row that may fail before that counts as a refusal.
+const MOST_UNHEARD: u32 = 64;
+
 pub(crate) struct Uring {
     ring: IoUring,
     features: Features,
@@ -64,6 +70,13 @@ pub(crate) struct Uring {
     behind: bool,
     /// Whether requests are in the ring that the kernel has not been given.
     unsubmitted: bool,
+    /// Calls in a row that the kernel did not carry out.
+    put_off: u32,
+    /// Polls of the notifier in a row that ended with an error.
+    unheard: u32,
+    unheard_of: i32,
+    /// The kernel refuses the calls, so that it writes to no buffer any more.
+    refused: bool,
     pub(crate) in_place: bool,
     /// Of the turn under way: what it will answer.
     passed: Option<Buffer>,
@@ -100,6 +113,10 @@ impl Uring {
             pace: Pace::default(),
             behind: false,
             unsubmitted: false,
+            put_off: 0,
+            unheard: 0,
+            unheard_of: 0,
+            refused: false,
             in_place: false,
             passed: None,
         })
@@ -188,6 +205,10 @@ impl Uring {
     /// Lends buffers, arms reads, listens to the notifier. What is put in the queue is submitted by the next `enter`.
     fn prepare(&mut self) -> io::Result<()> {
         if !self.listening {
+            if self.unheard > MOST_UNHEARD {
+                self.refused = true;
+                return Err(io::Error::from_raw_os_error(self.unheard_of));
+            }
             let fd = Fd(self.notifier.as_fd().as_raw_fd());
             let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true);
             // SAFETY: it names no memory, and the descriptor is owned by `self.notifier`.
@@ -267,20 +288,34 @@ impl Uring {
         };
         match entered {
             Ok(submitted) => {
+                self.put_off = 0;
                 self.unsubmitted = submitted < to_submit as usize;
                 Ok(())
             }
             // Time is over; a signal was handled; completions must be taken first. The caller looks what there is.
             Err(error) => match error.raw_os_error() {
-                Some(libc::ETIME | libc::EINTR | libc::EBUSY) => Ok(()),
-                // The kernel was short of memory for a request. It will be offered again.
-                Some(libc::EAGAIN) => {
-                    thread::sleep(Duration::from_millis(1));
+                Some(libc::ETIME | libc::EINTR) => Ok(()),
+                // Completions must be taken first; or the kernel was short of memory for a request, which is offered again.
+                Some(libc::EBUSY | libc::EAGAIN) if self.put_off < MOST_PUT_OFF => {
+                    self.put_off += 1;
+                    if self.put_off > 1 {
+                        thread::sleep(Duration::from_millis(1));
+                    }
                     Ok(())
                 }
-                _ => Err(error),
+                _ => {
+                    self.refused = true;
+                    Err(error)
+                }
             },
         }
+    }
+
+    /// Whether all that the kernel has read has come here, now that it refuses to be called: it keeps completions that do
+    /// not fit the ring until it is.
+    pub(crate) fn lost_nothing(&mut self) -> bool {
+        self.reap();
+        !self.ring.submission().cq_overflow()
     }
 
     /// Takes every completion that the ring's memory holds, and answers whether there were events. No system call but,
@@ -294,6 +329,8 @@ impl Uring {
             match about & !0xffff_ffff {
                 WAKE => {
                     self.listening &= cqueue::more(completion.flags());
+                    self.unheard = if completion.result() < 0 { self.unheard + 1 } else { 0 };
+                    self.unheard_of = -completion.result();
                     signalled = true;
                 }
                 CANCEL => {
@@ -329,6 +366,9 @@ impl Uring {
         self.in_place = false;
         let SourceId(id) = id;
         if !self.cancel(id) {
+            if self.refused && self.lost_nothing() {
+                return self.abandon(id);
+            }
             // The kernel never said that the read has ended. What it may write to is left to it.
             let lane = self.lanes[id as usize].take();
             self.armed -= usize::from(lane.as_ref().is_some_and(|lane| lane.armed));
@@ -384,14 +424,14 @@ impl Uring {
         }
     }
 
-    /// Lets go of a ring whose thread is another, or has ended. See the head of this file for why this is safe.
-    fn abandon(&mut self) {
-        self.in_place = false;
-        self.reap();
-        for lane in self.lanes.iter_mut().flatten() {
+    /// Lets go of a lane whose ring can't be called: its thread is another, or has ended, or the kernel refuses. See the
+    /// head of this file for why this is safe. All that has come was taken before.
+    fn abandon(&mut self, id: u16) {
+        if let Some(mut lane) = self.lanes[id as usize].take() {
             // Closing the ring cancels its reads, but later, and on old kernels a read that was just due may run once
             // more. With no buffer to select it ends with `ENOBUFS` before it takes an event from the queue.
             lane.withdraw();
+            self.armed -= usize::from(lane.armed);
         }
     }
 }
@@ -402,12 +442,16 @@ impl Drop for Uring {
             // The parent's, and so is the memory that the kernel looks at.
             return;
         }
-        if self.usable_here() {
-            for index in 0..self.lanes.len() {
-                self.detach(SourceId(index as u16));
+        self.in_place = false;
+        let callable = self.usable_here() && !self.refused;
+        // What the kernel could not say is where it may still write.
+        let certain = callable || self.lost_nothing();
+        for index in 0..self.lanes.len() as u16 {
+            match (callable, certain) {
+                (true, _) => self.detach(SourceId(index)),
+                (false, true) => self.abandon(index),
+                (false, false) => mem::forget(self.lanes[usize::from(index)].take()),
             }
-        } else {
-            self.abandon();
         }
         late::ring_closed();
     }

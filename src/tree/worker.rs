@@ -26,6 +26,7 @@ use crate::decode::{Record, Records};
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 use crate::queue::{Taken, add};
+use crate::stream::go_on;
 use crate::sys::inotify::InotifyFd;
 use crate::sys::pool::Buffer;
 
@@ -172,10 +173,14 @@ impl Worker {
                 return true;
             }
             Taken::Interposed(error) => self.shared.outlet.push(Err(error)),
-            Taken::Failed(error) => {
-                self.shared.outlet.push(Err(error));
-                self.ended = true;
-            }
+            Taken::Failed(failure) => match go_on(&self.shared.core, failure) {
+                // There may be something behind it.
+                Ok(()) => self.thread.unpark(),
+                Err(error) => {
+                    self.shared.outlet.push(Err(error));
+                    self.ended = true;
+                }
+            },
             Taken::Closed => self.ended = true,
             Taken::Empty => {}
         }

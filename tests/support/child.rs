@@ -7,9 +7,12 @@ use std::ffi::CString;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::ptr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
 
@@ -27,6 +30,65 @@ pub(crate) fn in_child(test: &str, prepare: impl FnOnce(&mut Command), body: imp
     let mut command = again(test);
     prepare(&mut command);
     run(test, &mut command).expect("a child");
+}
+
+/// As [`in_child`], a child for each case, as many at once as there are cores.
+pub(crate) fn in_children(test: &str, cases: &[String], body: impl FnOnce(&str)) {
+    const CASE: &str = "RINGWATCH_TEST_CASE";
+    if let (Some(_), Ok(case)) = (std::env::var_os(IN_CHILD), std::env::var(CASE)) {
+        return body(&case);
+    }
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let mut command = again(test);
+                    command.env(CASE, case);
+                    if let Err(why) = outcome(&mut command) {
+                        failed.lock().expect("no panic").push(format!("{case}: {why}"));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().expect("no panic");
+    assert!(
+        failed.is_empty(),
+        "{} of {} failed:\n{}",
+        failed.len(),
+        cases.len(),
+        failed.join("\n")
+    );
+}
+
+/// How a child ends that is killed if it does not in good time: then it hangs.
+fn outcome(command: &mut Command) -> Result<(), String> {
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().map_err(|error| error.to_string())?;
+    // It says less than a pipe holds.
+    let begun = Instant::now();
+    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
+        if begun.elapsed() > super::PATIENCE {
+            child.kill().map_err(|error| error.to_string())?;
+            let output = child.wait_with_output().map_err(|error| error.to_string())?;
+            return Err(format!("it hung:\n{}", String::from_utf8_lossy(&output.stderr)));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    for line in err.lines().filter(|line| line.starts_with("SKIPPED")) {
+        super::say(line);
+    }
+    match output.status.success() && out.contains("1 passed") {
+        true => Ok(()),
+        false => Err(format!("{}\n{err}", output.status)),
+    }
 }
 
 /// As [`in_child`], in user and mount namespaces of its own, where it is root. If there can be none, says so and does not
@@ -129,14 +191,21 @@ fn become_nobody() -> io::Result<()> {
     done(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) }).map(drop)
 }
 
+/// The system calls of io_uring.
+pub(crate) const IO_URING: [libc::c_long; 3] = [
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+];
+
 /// Answers the io_uring calls with `errno`, as the profiles of containers do.
 pub(crate) fn deny_uring(errno: i32) {
-    let calls = [
-        libc::SYS_io_uring_setup,
-        libc::SYS_io_uring_enter,
-        libc::SYS_io_uring_register,
-    ];
-    let rules: BTreeMap<i64, Vec<_>> = calls.map(|call| (call, Vec::new())).into();
+    deny_calls(&IO_URING, errno);
+}
+
+/// Answers these calls with `errno`, on all threads there are.
+pub(crate) fn deny_calls(calls: &[libc::c_long], errno: i32) {
+    let rules: BTreeMap<i64, Vec<_>> = calls.iter().map(|&call| (call, Vec::new())).collect();
     let machine = std::env::consts::ARCH
         .try_into()
         .expect("a machine that seccompiler knows");
