@@ -1,48 +1,41 @@
 //! An eventfd that wakes whoever drives an engine.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::{checked, checked_size};
+#[cfg(not(loom))]
+use super::eventfd::EventFd;
+#[cfg(loom)]
+use crate::models::EventFd;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Wakes an engine from any thread. Any number of signals before it looks are one.
 #[derive(Debug)]
 pub(crate) struct Notifier {
-    fd: OwnedFd,
+    fd: EventFd,
     signalled: AtomicBool,
 }
 
 impl Notifier {
     pub(crate) fn new() -> io::Result<Self> {
-        // SAFETY: no pointers are passed.
-        let fd = checked(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-        // SAFETY: the call above made this descriptor, and nobody else has it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self {
-            fd,
+            fd: EventFd::new()?,
             signalled: AtomicBool::new(false),
         })
     }
 
     /// Makes the descriptor readable. What the signal is about must be in place before.
     pub(crate) fn signal(&self) {
-        if self.signalled.swap(true, Ordering::SeqCst) {
-            return;
+        if !self.signalled.swap(true, Ordering::SeqCst) {
+            self.fd.add_one();
         }
-        let one = 1_u64.to_ne_bytes();
-        // SAFETY: writes eight bytes from a live array. It can't fail: the count is at most one here.
-        unsafe { libc::write(self.fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     }
 
     /// Takes the signal back; answers whether there was one. Look at what it was about only after this: a signal that
     /// comes in between is folded into the one taken here.
     pub(crate) fn clear(&self) -> bool {
-        let mut count = [0_u8; 8];
-        // SAFETY: reads eight bytes into a live array.
-        let read = unsafe { libc::read(self.fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-        if checked_size(read).is_err() {
+        if !self.fd.take() {
             // Nothing there; if the flag is up, the write is still on its way: leave both for the next look.
             return false;
         }
@@ -58,27 +51,13 @@ impl Notifier {
 
     /// Sleeps for `time`, or until a signal; answers whether it was a signal (or a signal handler ran).
     pub(crate) fn sleep(&self, time: Duration) -> bool {
-        let mut poll = libc::pollfd {
-            fd: self.fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let time = timespec(time);
-        // SAFETY: one pollfd and one timespec, both live; a null signal mask leaves the thread's own.
-        unsafe { libc::ppoll(&raw mut poll, 1, &raw const time, std::ptr::null()) != 0 }
+        self.fd.wait(time)
     }
 }
 
 impl AsFd for Notifier {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-pub(super) fn timespec(time: Duration) -> libc::timespec {
-    libc::timespec {
-        tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_nsec: time.subsec_nanos().into(),
     }
 }
 
