@@ -9,10 +9,12 @@ use std::io;
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
+use super::fence;
 use super::fork::Home;
 use super::notifier::Notifier;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The buffers of one instance.
 pub(crate) struct Pool {
@@ -23,6 +25,9 @@ pub(crate) struct Pool {
     /// Buffers with something in them.
     used: AtomicUsize,
     free: Mutex<Free>,
+    /// Tells loom who touches which buffer.
+    #[cfg(loom)]
+    touched: Vec<loom::cell::UnsafeCell<()>>,
 }
 
 struct Free {
@@ -44,6 +49,7 @@ impl Pool {
         let count = u32::try_from(buffers).map_err(|_| out_of_memory())?;
         let size = buffers.checked_mul(buffer_size).ok_or_else(out_of_memory)?;
         let base = map_anonymous(size)?;
+        fence::shut(base.as_ptr(), size);
         Ok(Arc::new(Self {
             base,
             buffer_size,
@@ -54,6 +60,8 @@ impl Pool {
                 indices: (0..count).rev().collect(),
                 starved: None,
             }),
+            #[cfg(loom)]
+            touched: (0..count).map(|_| loom::cell::UnsafeCell::new(())).collect(),
         }))
     }
 
@@ -66,7 +74,7 @@ impl Pool {
     }
 
     /// Buffers that nobody has.
-    #[cfg(test)]
+    #[cfg(any(test, loom))]
     pub(crate) fn free(&self) -> usize {
         self.lock().indices.len()
     }
@@ -82,7 +90,7 @@ impl Pool {
     }
 
     /// An empty buffer, if there is one.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing, loom))]
     pub(crate) fn take(self: &Arc<Self>) -> Option<Buffer> {
         let index = self.lock().indices.pop()?;
         Some(self.buffer(index))
@@ -120,11 +128,13 @@ impl Pool {
     }
 
     fn buffer(self: &Arc<Self>, index: u32) -> Buffer {
-        Buffer {
+        let buffer = Buffer {
             pool: Arc::clone(self),
             index,
             filled: 0,
-        }
+        };
+        buffer.open();
+        buffer
     }
 
     fn give_back(&self, index: u32) {
@@ -144,6 +154,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        fence::open(self.base.as_ptr(), self.bytes());
         // SAFETY: `base` and the length are those of the mapping made in `new`. Every buffer holds the pool, so none is
         // left, with us or with the kernel.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.buffers * self.buffer_size) };
@@ -179,6 +190,16 @@ pub(crate) struct Buffer {
     filled: u32,
 }
 
+/// Compiles only as long as a buffer can't be cloned: two calls would fit.
+const _: fn() = || {
+    trait Cloned<How> {
+        fn check() {}
+    }
+    impl<T> Cloned<()> for T {}
+    impl<T: Clone> Cloned<u8> for T {}
+    <Buffer as Cloned<_>>::check();
+};
+
 impl Buffer {
     fn start(&self) -> NonNull<u8> {
         let offset = self.index as usize * self.pool.buffer_size;
@@ -186,14 +207,25 @@ impl Buffer {
         unsafe { self.pool.base.add(offset) }
     }
 
-    /// The address and size of the whole buffer, to be written by the kernel.
+    fn open(&self) {
+        fence::open(self.start().as_ptr(), self.pool.buffer_size);
+    }
+
+    fn shut(&self) {
+        fence::shut(self.start().as_ptr(), self.pool.buffer_size);
+    }
+
+    /// The address and size of the whole buffer, to be written by the kernel: until `advance`, it is not to be touched.
     pub(super) fn room(&self) -> (NonNull<u8>, u32) {
+        self.shut();
         // The size fits: it is checked against `u32` when the pool's owner is built.
         (self.start(), self.pool.buffer_size as u32)
     }
 
     /// What was read into it.
     pub(crate) fn filled(&self) -> &[u8] {
+        #[cfg(loom)]
+        self.pool.touched[self.index as usize].with(|_| ());
         // SAFETY: inside the mapping, which is initialized (the kernel zeroes it). This token is the buffer's only owner
         // and not with the kernel, so nobody writes while it is borrowed.
         unsafe { slice::from_raw_parts(self.start().as_ptr(), self.filled as usize) }
@@ -201,6 +233,8 @@ impl Buffer {
 
     /// The rest of it.
     pub(crate) fn spare(&mut self) -> &mut [u8] {
+        #[cfg(loom)]
+        self.pool.touched[self.index as usize].with_mut(|_| ());
         let spare = self.room_left();
         // SAFETY: `filled` is at most the buffer's size.
         let start = unsafe { self.start().add(self.filled as usize) };
@@ -210,6 +244,7 @@ impl Buffer {
 
     /// Says that `length` more bytes were written. What the buffer can't hold is not believed.
     pub(crate) fn advance(&mut self, length: usize) -> bool {
+        self.open();
         if length > self.room_left() {
             return false;
         }
@@ -239,6 +274,8 @@ impl Buffer {
         if length == 0 {
             return;
         }
+        #[cfg(loom)]
+        self.pool.touched[self.index as usize].with_mut(|_| ());
         let rest = self.filled as usize - length;
         // SAFETY: as in `filled`, and `&mut self` makes it exclusive.
         let filled = unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.filled as usize) };
@@ -261,6 +298,7 @@ impl Drop for Buffer {
         // In a child of `fork` the lock may be held for ever, and nobody takes it out again.
         if self.pool.home.is_here() {
             self.clear();
+            self.shut();
             self.pool.give_back(self.index);
         }
     }
