@@ -50,11 +50,11 @@ def make(tree):
     build(tree)
 
 def build(tree):
-    """A build from nothing: cargo, and as many files as a large one writes."""
+    """A build from nothing: cargo, and as many files as one with many dependencies writes."""
     subprocess.run(['rm', '-rf', f'{tree}/target'], check=True)
     env = {k: v for k, v in os.environ.items() if k not in ('CARGO_TARGET_DIR', 'RUSTC_WRAPPER')}
     subprocess.run(['cargo', 'build', '--quiet', '--offline'], cwd=tree, env=env, check=True)
-    for n in range(20_000): write(f'{tree}/target/debug/deps/d{n // 100}/f{n % 100}.o', 'x' * 1000)
+    for n in range(5_000): write(f'{tree}/target/debug/deps/d{n // 100}/f{n % 100}.o', 'x' * 1000)
 
 def family(pid):
     return [pid, *map(int, open(f'/proc/{pid}/task/{pid}/children').read().split())]
