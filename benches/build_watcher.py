@@ -110,8 +110,7 @@ def observe(tree, pid, begun, runs):
 
 def table(results):
     tools = sorted({r['tool'] for r in results})
-    print('|', '', *tools, '', sep=' | ')
-    print('|---|' + '---|' * len(tools))
+    print(f'| | {" | ".join(tools)} |\n|---|' + '---|' * len(tools))
     for label, key, unit, digits in ROWS:
         cells = []
         for tool in tools:
@@ -122,7 +121,7 @@ def table(results):
             elif key == 'delay_95': value = delays[int(len(delays) * 0.95)]
             else: value = statistics.median(r[key] for r in turns)
             cells.append(f'{value:,.{digits}f} {unit}'.strip())
-        print('', label, *cells, '', sep=' | ')
+        print(f'| {label} | {" | ".join(cells)} |')
     print(f'\n{len(results) // len(tools)} turns each, of {SAVES} saves')
 
 if __name__ == '__main__':
