@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Measures the example build_watcher beside watchexec, on a git checkout that is a cargo project.
 
-    benches/build_watcher.py TREE PROGRAM…     # programs are told by their names: build_watcher, watchexec
-    benches/build_watcher.py --join FILE…      # one table of what several runs printed
+    benches/build_watcher.py TREE TURNS PROGRAM…   # programs are told by their names: build_watcher, watchexec
+    benches/build_watcher.py --join FILE…          # one table of what several runs printed
 
 TREE is made if it is not there: 100,000 files that are committed, and as ignored folders node_modules and target. The programs
 take turns, so that what else the machine does hits both. Each turn is a line of JSON; at the end comes a table of medians.
 """
 import glob, json, os, statistics, subprocess, sys, tempfile, time
 
-TURNS, SAVES, SETTLE = 4, 12, '50ms'
+SAVES, SETTLE = 12, '50ms'
 OPTIONS = {
     'build_watcher': ['--quiet', '--postpone', '--settle', SETTLE],
     'watchexec': ['--quiet', '--postpone', '--debounce', SETTLE, '--shell=none'],
@@ -22,6 +22,7 @@ ROWS = [
     ('watches after a build', 'watches_after', '', 0),
     ('CPU during a build', 'cpu_build', 'ms', 1),
     ('runs that the build caused', 'runs', '', 0),
+    ('saves that were answered', 'answered', '', 0),
     ('from the save to the start of the command, median', 'delay', 'ms', 1),
     ('the same, 95 of 100', 'delay_95', 'ms', 1),
 ]
@@ -49,11 +50,11 @@ def make(tree):
     build(tree)
 
 def build(tree):
-    """A build from nothing: cargo, and as many files as a large one writes."""
+    """A build from nothing: cargo, and as many files as one with many dependencies writes."""
     subprocess.run(['rm', '-rf', f'{tree}/target'], check=True)
     env = {k: v for k, v in os.environ.items() if k not in ('CARGO_TARGET_DIR', 'RUSTC_WRAPPER')}
     subprocess.run(['cargo', 'build', '--quiet', '--offline'], cwd=tree, env=env, check=True)
-    for n in range(20_000): write(f'{tree}/target/debug/deps/d{n // 100}/f{n % 100}.o', 'x' * 1000)
+    for n in range(5_000): write(f'{tree}/target/debug/deps/d{n // 100}/f{n % 100}.o', 'x' * 1000)
 
 def family(pid):
     return [pid, *map(int, open(f'/proc/{pid}/task/{pid}/children').read().split())]
@@ -99,8 +100,8 @@ def observe(tree, pid, begun, runs):
         before = len(runs())
         write(f'{tree}/src/main.rs', f'fn main() {{}} // {number}\n')
         saved = time.time_ns()
-        while len(runs()) == before: time.sleep(0.002)
-        result['delays'].append((int(runs()[before]) - saved) / 1e6)
+        while len(runs()) == before and time.time_ns() - saved < 2e9: time.sleep(0.002)
+        if len(runs()) > before: result['delays'].append((int(runs()[before]) - saved) / 1e6)
     time.sleep(0.3)
     before, spent = len(runs()), cpu(pid)
     build(tree)
@@ -109,27 +110,27 @@ def observe(tree, pid, begun, runs):
 
 def table(results):
     tools = sorted({r['tool'] for r in results})
-    print('|', '', *tools, '', sep=' | ')
-    print('|---|' + '---|' * len(tools))
+    print(f'| | {" | ".join(tools)} |\n|---|' + '---|' * len(tools))
     for label, key, unit, digits in ROWS:
         cells = []
         for tool in tools:
             turns = [r for r in results if r['tool'] == tool]
             delays = sorted(delay for r in turns for delay in r['delays'])
             if key == 'delay': value = statistics.median(delays)
+            elif key == 'answered': cells.append(f'{len(delays)} of {len(turns) * SAVES}'); continue
             elif key == 'delay_95': value = delays[int(len(delays) * 0.95)]
             else: value = statistics.median(r[key] for r in turns)
             cells.append(f'{value:,.{digits}f} {unit}'.strip())
-        print('', label, *cells, '', sep=' | ')
-    print(f'\n{len(results) // len(tools)} turns each, {len(delays)} saves each')
+        print(f'| {label} | {" | ".join(cells)} |')
+    print(f'\n{len(results) // len(tools)} turns each, of {SAVES} saves')
 
 if __name__ == '__main__':
     if sys.argv[1] == '--join':
         results = [json.loads(line) for name in sys.argv[2:] for line in open(name) if line.startswith('{')]
     else:
-        tree, programs, results = sys.argv[1], sys.argv[2:], []
+        tree, turns, programs, results = sys.argv[1], int(sys.argv[2]), sys.argv[3:], []
         if not os.path.exists(tree): make(tree)
-        for turn in range(TURNS):
+        for turn in range(turns):
             for program in programs if turn % 2 == 0 else programs[::-1]:
                 results.append({'tool': os.path.basename(program), **measure(tree, os.path.abspath(program))})
                 print(json.dumps(results[-1]), flush=True)

@@ -52,6 +52,14 @@ impl Terminal {
     }
 }
 
+impl Drop for Terminal {
+    /// Without its terminal the watcher ends too.
+    fn drop(&mut self) {
+        let _ = self.script.kill();
+        let _ = self.script.wait();
+    }
+}
+
 #[test]
 fn a_terminal_gets_colours_and_ctrl_c_ends_it_all() {
     let project = Project::new();
