@@ -77,7 +77,8 @@ impl TreeBuilder {
         }
     }
 
-    /// One more root.
+    /// One more root. One that is a file is covered by watching its directory, for that name only, so it survives being
+    /// replaced, as editors do it.
     pub fn root(mut self, path: impl AsRef<Path>) -> Self {
         self.roots.push(path.as_ref().to_owned());
         self
@@ -122,7 +123,7 @@ impl TreeBuilder {
     }
 
     /// Whether to go on into other file systems. Not by default; then a directory where one is mounted is reported as
-    /// [uncovered](super::Change::uncovered).
+    /// [uncovered](super::Change::uncovered). What is mounted and unmounted later is [noticed](super::Tree#mounts).
     pub fn cross_mounts(mut self, cross: bool) -> Self {
         self.cross_mounts = cross;
         self

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::nodes::{ALIAS, Id, LISTED, NONE, State};
-use super::tracker::{Out, Tracker};
+use super::tracker::{Answer, Out, Tracker};
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 
@@ -33,7 +33,28 @@ impl Tracker {
         let forbidden = |(&id, error): (&Id, &Error)| (error.kind() == ErrorKind::PermissionDenied).then_some(id);
         let all: Vec<_> = self.uncovered.iter().filter_map(forbidden).collect();
         let below = all.into_iter().filter(|&id| self.is_below(id, top));
-        below.collect::<Vec<_>>().into_iter().for_each(|id| self.look_again(id));
+        below.collect::<Vec<_>>().into_iter().for_each(|id| self.try_again(id));
+    }
+
+    /// Whether something in this directory is in doubt, since it may not be searched.
+    pub(super) fn has_forbidden(&self, dir: Id) -> bool {
+        let mut doubts = self.doubts.iter();
+        doubts.any(|doubt| doubt.dir == dir && doubt.answer == Answer::Forbidden)
+    }
+
+    /// What is in the way of a directory may be gone.
+    pub(super) fn try_again(&mut self, id: Id) {
+        if self.nodes.get(id).state != State::Watched || !self.has_forbidden(id) {
+            return self.look_again(id);
+        }
+        // It is covered, but for what is in doubt.
+        self.uncovered.remove(&id);
+        for doubt in self.doubts.iter_mut().filter(|doubt| doubt.dir == id) {
+            doubt.answer = match doubt.answer {
+                Answer::Forbidden => Answer::Open,
+                answer => answer,
+            };
+        }
     }
 
     /// Watches have ended: as many directories are tried again for which there was no room.

@@ -19,6 +19,8 @@ pub(super) enum Mark {
     Light,
     /// What comes from here on happened after the session.
     Session,
+    /// What comes from here on happened after the table of mounts was read.
+    Mounts,
 }
 
 /// What an `IGNORED` says.

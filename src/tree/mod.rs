@@ -162,7 +162,8 @@ pub struct TreeStats {
 /// # What can't be covered
 ///
 /// A directory that can't be watched or listed is said in the stream where that is found, [listed](Tree::uncovered) with what
-/// mends it, and its siblings are covered. It is tried again by itself when permissions change on the way to it, and if it was
+/// mends it, and its siblings are covered. One that is watched is listed too if it has an entry in doubt and may not be
+/// searched. It is tried again by itself when permissions change on the way to it, or it is renamed, and if it was
 /// the limit of watches, when directories of this tree go; after anything else, such as a limit that was raised, on
 /// [request](Tree::retry_uncovered).
 ///
@@ -170,9 +171,16 @@ pub struct TreeStats {
 ///
 /// - That a directory *above* a root was renamed. Changes are reported under the old path as long as no directory is to be
 ///   looked at; one that is, is said to be uncovered, as its path leads elsewhere. Add the root again under its present path.
-/// - That a file system was mounted on a watched directory. What happens in it is not heard of, until the tree looks there
-///   again, as after an overflow. That one was unmounted is reported as [`UNMOUNT`](crate::Mask::UNMOUNT), and what it hid is
-///   found, if mounts are [crossed](TreeBuilder::cross_mounts); if not, on [request](Tree::retry_uncovered).
+///
+/// # Mounts
+///
+/// inotify does not tell that a file system is mounted over a watched directory. The kernel's table of mounts does
+/// (`/proc/thread-self/mountinfo`), and so the tree notices by itself, at the latest in front of a [`barrier`](Self::barrier)
+/// that is set behind it. The directory is reported as gone and made again, and is covered as it is now if mounts are
+/// [crossed](TreeBuilder::cross_mounts); else it is said to be uncovered. Of a root it is said that it is gone. What is
+/// unmounted is reported as [`UNMOUNT`](crate::Mask::UNMOUNT), and what it hid is found. Where that table can't be read, an
+/// unmount under mounts that are not crossed is seen on [request](Tree::retry_uncovered), and a mount when the directory is
+/// looked at for another reason. What is mounted over a single file is not heard of.
 ///
 /// Cheap to clone. It is closed when it and its stream are dropped.
 #[derive(Clone, Debug)]
@@ -328,7 +336,9 @@ impl Tree {
     /// One more root, while the tree is running. What is there is reported as [`Origin::Scan`], in front of a
     /// [`barrier`](Self::barrier) that is set behind this; and so is why it can't be covered, if it can't.
     ///
-    /// A root that lies in another is covered there, and its changes are reported once, under the other.
+    /// A root that lies in another is covered there, and its changes are reported once, under the other. While its directory
+    /// is renamed or made again, what it holds may be reported before the other is heard of it. One that is there already is
+    /// looked at again if it is not covered.
     ///
     /// # Errors
     /// [`Closed`](ErrorKind::Closed).
@@ -381,7 +391,7 @@ impl Tree {
     pub fn retry_uncovered(&self) -> Result<()> {
         self.ask("retry uncovered directories", |worker| {
             let uncovered = std::mem::take(&mut worker.tracker.uncovered);
-            uncovered.into_keys().for_each(|id| worker.tracker.look_again(id));
+            uncovered.into_keys().for_each(|id| worker.tracker.try_again(id));
         })
     }
 

@@ -5,7 +5,7 @@
 //! workers. A worker also asks before it delivers a barrier, so a barrier has all that was mounted before it behind it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -16,6 +16,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use super::batch::{Draft, Extra};
+use super::marks::Mark;
 use super::nodes::{Id, LINK, NONE, State};
 use super::tracker::{Out, Tracker};
 use super::worker::Worker;
@@ -28,11 +29,24 @@ use crate::sys::thread::spawn_without_signals;
 /// Where something is mounted, and the lines that say what: the last of them lies over the others.
 type Points = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
 
+/// A place where something was mounted or unmounted.
+#[derive(Clone, Copy, Default)]
+struct Point {
+    /// Something was unmounted, which was not said.
+    ended: bool,
+    tries: u8,
+}
+
 /// The table as a tree last saw it. Where there is no `/proc`, none.
 pub(super) struct Mounts {
     table: Option<MountTable>,
     points: Points,
     call: Option<Call>,
+    /// Places that are to be looked at again behind a marker: the table is ahead of the stream, in which renames that lead
+    /// to these places, or away, may be still to come.
+    noted: BTreeMap<Vec<u8>, Point>,
+    /// The same, with the marker set.
+    marked: BTreeMap<Vec<u8>, Point>,
 }
 
 impl Mounts {
@@ -44,6 +58,8 @@ impl Mounts {
             points: points(&lines.unwrap_or_default()),
             call: table.as_ref().and_then(|_| Call::new().ok()),
             table,
+            noted: BTreeMap::new(),
+            marked: BTreeMap::new(),
         }
     }
 
@@ -52,9 +68,17 @@ impl Mounts {
         self.call.as_ref().is_some_and(Call::take)
     }
 
-    /// The places where something was mounted or unmounted, those above before those below, and whether it was unmounted.
-    fn changed(&mut self) -> BTreeMap<Vec<u8>, bool> {
-        let table = self.table.as_mut().filter(|table| table.has_changed());
+    /// An overflow has swallowed the marker, and everything is looked at again.
+    pub(super) fn lost_marker(&mut self) {
+        let marked = std::mem::take(&mut self.marked);
+        self.noted.extend(marked);
+    }
+
+    /// The places where something was mounted or unmounted, those above before those below.
+    fn changed(&mut self) -> BTreeMap<Vec<u8>, Point> {
+        let due = !self.noted.is_empty() || !self.marked.is_empty();
+        // What is asked is not told again.
+        let table = self.table.as_mut().filter(|table| table.has_changed() || due);
         let Some(Ok(lines)) = table.map(MountTable::read) else {
             return BTreeMap::new();
         };
@@ -62,13 +86,13 @@ impl Mounts {
         let after = &self.points;
         let all: BTreeSet<_> = before.keys().chain(after.keys()).collect();
         let changed = all.into_iter().filter(|&point| before.get(point) != after.get(point));
-        let has = |points: &Points, point, line| points.get(point).is_some_and(|lines| lines.contains(line));
-        let ended = |point| {
-            before
-                .get(point)
-                .is_some_and(|lines| !lines.iter().all(|line| has(after, point, line)))
+        let point = |place: &Vec<u8>| {
+            let now = after.get(place).map_or(&[][..], Vec::as_slice);
+            let lines = before.get(place);
+            let ended = lines.is_some_and(|lines| !lines.iter().all(|line| now.contains(line)));
+            (place.clone(), Point { ended, tries: 0 })
         };
-        changed.map(|point| (point.clone(), ended(point))).collect()
+        changed.map(point).collect()
     }
 }
 
@@ -104,37 +128,50 @@ fn unescaped(mut field: &[u8]) -> Vec<u8> {
 }
 
 impl Worker {
-    /// Looks where something was mounted or unmounted since it was last asked.
-    pub(super) fn look_at_mounts(&mut self, draft: &mut Draft) {
+    /// Looks where something was mounted or unmounted since it was last asked; with `passed`, also where that was said
+    /// before the marker that was set then.
+    pub(super) fn look_at_mounts(&mut self, passed: bool, draft: &mut Draft) {
+        /// Places that are hidden by what is mounted above them are never found.
+        const MOST_TRIES: u8 = 16;
         let changed = self.mounts.changed();
-        if changed.is_empty() {
+        let marked = if passed {
+            std::mem::take(&mut self.mounts.marked)
+        } else {
+            BTreeMap::new()
+        };
+        if changed.is_empty() && marked.is_empty() {
             return;
         }
         let out = &mut Out {
             draft,
             memory: &mut self.memory,
         };
-        let tracker = &mut self.tracker;
+        let (tracker, noted) = (&mut self.tracker, &mut self.mounts.noted);
         // What is somewhere else by its path has no place in the table by which it could be found.
-        let mut real = Vec::new();
+        let mut tops = Vec::new();
         for top in tracker.tops() {
             if tracker.nodes.get(top).state == State::Watched
                 && let Err(gone) = tracker.is_in_place(top)
             {
                 tracker.displaced(top, gone, out);
             }
-            let path = PathBuf::from(std::ffi::OsString::from_vec(tracker.nodes.path(top)));
-            real.extend(fs::canonicalize(path).map(|path| (top, path)));
+            let path = PathBuf::from(OsString::from_vec(tracker.nodes.path(top)));
+            tops.extend(fs::canonicalize(path).map(|path| (top, path)));
         }
-        for (point, ended) in &changed {
-            let point = Path::new(OsStr::from_bytes(point));
-            for (top, path) in &real {
-                if let Ok(below) = point.strip_prefix(path)
-                    && let Some(id) = tracker.find_below(*top, below)
-                {
-                    tracker.look_at_mount(id, *ended, out);
-                }
+        for (place, point) in &marked {
+            let found = tracker.look_at_point(place, point.ended, &tops, out);
+            if !found && point.tries < MOST_TRIES {
+                let tries = point.tries + 1;
+                noted.insert(place.clone(), Point { tries, ..*point });
             }
+        }
+        for (place, mut point) in changed {
+            point.ended &= !tracker.look_at_point(&place, point.ended, &tops, out);
+            noted.insert(place, point);
+        }
+        if self.mounts.marked.is_empty() && !self.mounts.noted.is_empty() {
+            self.mounts.marked = std::mem::take(&mut self.mounts.noted);
+            self.mark(Mark::Mounts);
         }
     }
 }
@@ -143,6 +180,7 @@ impl Worker {
 enum Instead {
     Nothing,
     Another,
+    Unknown,
 }
 
 impl Tracker {
@@ -167,12 +205,15 @@ impl Tracker {
         match Dir::find(&path).and_then(|dir| dir.identity()) {
             Ok(found) if found != Identity { device, inode } => Err(Instead::Another),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Instead::Nothing),
+            // Behind what may not be searched. What becomes accessible again is looked at again.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Instead::Unknown),
             _ => Ok(()),
         }
     }
 
     fn displaced(&mut self, top: Id, gone: Instead, out: &mut Out<'_>) {
         match (self.nodes.get(top).parent, gone) {
+            (_, Instead::Unknown) => {}
             (NONE, Instead::Nothing) => self.root_gone(top, "with what was mounted, its path leads nowhere", out),
             (NONE, Instead::Another) => self.root_gone(top, "what is mounted there now is another", out),
             (_, Instead::Another) => self.unsettle(top, out),
@@ -181,10 +222,29 @@ impl Tracker {
         }
     }
 
-    fn find_below(&self, top: Id, path: &Path) -> Option<Id> {
-        let mut names = path.iter().peekable();
-        names.peek()?;
-        names.try_fold(top, |id, name| self.nodes.child(id, name.as_bytes()))
+    /// False if there is no directory at this place yet.
+    fn look_at_point(&mut self, place: &[u8], ended: bool, tops: &[(Id, PathBuf)], out: &mut Out<'_>) -> bool {
+        let mut found = true;
+        for (top, path) in tops {
+            let Ok(below) = Path::new(OsStr::from_bytes(place)).strip_prefix(path) else {
+                continue;
+            };
+            let mut id = *top;
+            let missing = below.iter().any(|name| match self.nodes.child(id, name.as_bytes()) {
+                Some(child) => {
+                    id = child;
+                    false
+                }
+                None => true,
+            });
+            let is_open = matches!(self.nodes.get(id).state, State::Watched | State::Pending);
+            match missing {
+                true => found &= !is_open,
+                false if id != *top => self.look_at_mount(id, ended, out),
+                false => {}
+            }
+        }
+        found
     }
 
     /// Something was mounted or unmounted at this directory, and what is there may be another.
@@ -192,7 +252,7 @@ impl Tracker {
         match self.nodes.get(id).state {
             State::Watched => {
                 // If nothing is there, an event says so.
-                let Err(Instead::Another) = self.is_in_place(id) else {
+                let (Err(Instead::Another) | Err(Instead::Unknown)) = self.is_in_place(id) else {
                     return;
                 };
                 self.say_unmounted(id, ended, out);

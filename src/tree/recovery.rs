@@ -44,10 +44,10 @@ impl Tracker {
                     self.nodes.get_mut(id).flags &= !CONFIRMED;
                     match (found.outcome, state) {
                         (Outcome::Watched { .. } | Outcome::Unlisted { .. }, State::Watched) => {
+                            self.uncovered.remove(&id);
                             self.take_files(crawl, number, id, out);
                         }
-                        (Outcome::Filtered, State::Filtered)
-                        | (Outcome::Failed(_) | Outcome::Foreign, State::Uncovered) => {}
+                        (Outcome::Filtered, State::Filtered) => {}
                         _ => self.settle(crawl, number, id, &found, &mut ids, out),
                     }
                 }

@@ -116,6 +116,12 @@ impl Tracker {
         self.answer(probe, Answer::Lost);
     }
 
+    /// Nobody can tell until its directory may be searched.
+    pub(super) fn probe_forbidden(&mut self, probe: &Probe, out: &mut Out<'_>) {
+        self.answer(probe, Answer::Forbidden);
+        self.refused(probe.dir, "look into directory", libc::EACCES, out);
+    }
+
     fn answer(&mut self, probe: &Probe, answer: Answer) {
         if let Some(place) = self.doubt(probe.dir, &probe.name) {
             self.doubts[place].answer = answer;
@@ -350,7 +356,7 @@ impl Tracker {
             if doubt.answer == Answer::Lost && changed {
                 doubt.answer = Answer::Open;
             }
-            doubt.answer == Answer::Open
+            matches!(doubt.answer, Answer::Open | Answer::Forbidden)
         });
         self.session = 0;
         if !self.keeps_files {

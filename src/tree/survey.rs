@@ -1,6 +1,7 @@
 //! How the worker looks at the disk: at what is new, at everything after a loss, and for roots that are missing.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -91,7 +92,7 @@ impl Worker {
         self.hand_on(None, draft);
     }
 
-    fn mark(&mut self, mark: Mark) {
+    pub(super) fn mark(&mut self, mark: Mark) {
         if let Err(error) = self.shared.marks.set(mark) {
             self.crowded = error.raw_os_error() == Some(libc::ENOSPC);
             self.unmarked.push(mark);
@@ -136,10 +137,11 @@ impl Worker {
                 memory: &mut self.memory,
             };
             match looked {
-                Ok((true, dir)) => {
-                    let kind = dir.status_of(&probe.name).map(|status| status.kind).ok();
-                    self.tracker.probed(&probe, kind, out);
-                }
+                Ok((true, dir)) => match dir.status_of(&probe.name) {
+                    Err(error) if is_forbidden(&error) => self.tracker.probe_forbidden(&probe, out),
+                    found => self.tracker.probed(&probe, found.map(|status| status.kind).ok(), out),
+                },
+                Err(error) if is_forbidden(&error) => self.tracker.probe_forbidden(&probe, out),
                 _ => self.tracker.probe_lost(&probe),
             }
         }
@@ -192,6 +194,7 @@ impl Worker {
     pub(super) fn overflowed(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
         self.shared.marks.overflowed();
         self.unmarked.clear();
+        self.mounts.lost_marker();
         if !self.tracker.silent {
             draft.overflow();
         }
@@ -225,4 +228,8 @@ impl Worker {
         let found = std::mem::replace(draft, next);
         self.hand_on(None, found);
     }
+}
+
+fn is_forbidden(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
 }

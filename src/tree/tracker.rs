@@ -62,6 +62,8 @@ pub(super) enum Answer {
     Open,
     /// Its directory was not where it was.
     Lost,
+    /// Its directory may not be searched.
+    Forbidden,
     /// This session has found nothing.
     Absent,
     /// This session has found it, and it was reported.
@@ -392,7 +394,11 @@ impl Tracker {
             return None;
         }
         let place = self.doubt(dir, name)?;
-        Some(self.doubts.swap_remove(place).answer)
+        let answer = self.doubts.swap_remove(place).answer;
+        if answer == Answer::Forbidden && !self.has_forbidden(dir) && self.nodes.get(dir).state == State::Watched {
+            self.uncovered.remove(&dir);
+        }
+        Some(answer)
     }
 
     /// Forgets a directory and all below, and lets their watches go.

@@ -127,7 +127,7 @@ impl Worker {
             self.obey();
             if self.mounts.is_called() {
                 let mut draft = self.begin();
-                self.look_at_mounts(&mut draft);
+                self.look_at_mounts(false, &mut draft);
                 self.hand_on(None, draft);
             }
             if self.ahead.len() == 0 && self.may_read() {
@@ -338,13 +338,14 @@ impl Worker {
             Meaning::Barrier { number, overtaken } => self.barrier(number, overtaken, draft),
             Meaning::Mark(Mark::Light) => self.tracker.shadow = false,
             Meaning::Mark(Mark::Session) => self.end_session(draft),
+            Meaning::Mark(Mark::Mounts) => self.look_at_mounts(true, draft),
             Meaning::Mark(Mark::Partner) | Meaning::Nothing => {}
         }
     }
 
     /// A barrier has arrived. What happened before it may still have to be looked at.
     fn barrier(&mut self, number: u64, overtaken: bool, draft: &mut Draft) {
-        self.look_at_mounts(draft);
+        self.look_at_mounts(false, draft);
         if self.tracker.is_calm() && self.barriers.is_empty() {
             return draft.barrier(number, overtaken);
         }

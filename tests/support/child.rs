@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
 
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
 /// Set in the child.
 const IN_CHILD: &str = "RINGWATCH_TEST_CHILD";
 
@@ -169,6 +171,23 @@ pub(crate) fn as_nobody<T: Send>(body: impl FnOnce() -> T + Send) -> T {
             if unsafe { libc::geteuid() } == 0 {
                 become_nobody().expect("root may become nobody");
             }
+            body()
+        });
+        match unprivileged.join() {
+            Ok(answer) => answer,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// Runs `body` on a thread that may not pass over permissions, whose owner it may be.
+pub(crate) fn without_capabilities<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+    let passes = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+    thread::scope(|scope| {
+        let unprivileged = scope.spawn(|| {
+            let mut sets = capabilities(None).expect("capabilities");
+            sets.effective.remove(passes);
+            set_capabilities(None, sets).expect("fewer capabilities");
             body()
         });
         match unprivileged.join() {

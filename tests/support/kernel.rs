@@ -60,20 +60,28 @@ fn parse(line: &str) -> Option<Watched> {
 
 /// The inodes that the instance which watches `beacon` watches, each as often as it does, but for markers.
 pub(crate) fn directories_watched_with(beacon: &Path) -> Vec<u64> {
-    let metadata = fs::symlink_metadata(beacon).expect("metadata");
-    let (inode, device) = (metadata.ino(), metadata.dev());
-    // As the kernel writes it: 12 bits of major number, 20 of minor.
-    let device = (libc::major(device) as u64) << 20 | libc::minor(device) as u64;
-    let infos = descriptors();
-    let mut lists = infos.map(|info| info.lines().filter_map(place).collect::<Vec<_>>());
-    let list = lists.find(|list| list.contains(&(inode, device))).unwrap_or_default();
-    let mut inodes: Vec<_> = list
-        .into_iter()
-        .filter(|&(_, of)| of == device)
-        .map(|(inode, _)| inode)
-        .collect();
-    inodes.sort_unstable();
-    inodes
+    let device = place_of(beacon).1;
+    let here = all_watched_with(beacon).into_iter().filter(|&(_, of)| of == device);
+    here.map(|(inode, _)| inode).collect()
+}
+
+/// Inode and device, as the kernel writes it, of what the instance watches that watches `beacon`.
+pub(crate) fn all_watched_with(beacon: &Path) -> Vec<(u64, u64)> {
+    let beacon = place_of(beacon);
+    let mut lists = descriptors().map(|info| info.lines().filter_map(place).collect::<Vec<_>>());
+    let mut list = lists.find(|list| list.contains(&beacon)).unwrap_or_default();
+    list.sort_unstable();
+    list
+}
+
+/// Inode and device, as the kernel writes it: 12 bits of major number, 20 of minor.
+pub(crate) fn place_of(path: &Path) -> (u64, u64) {
+    let metadata = fs::symlink_metadata(path).expect("metadata");
+    let device = metadata.dev();
+    (
+        metadata.ino(),
+        (libc::major(device) as u64) << 20 | libc::minor(device) as u64,
+    )
 }
 
 /// What the kernel says of each descriptor of this process. Of this thread, that is: before Linux 5.14 one that may do less

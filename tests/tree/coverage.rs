@@ -90,10 +90,10 @@ fn what_is_deeper_than_a_path_may_be_long_is_covered() {
     for _ in 0..30 {
         at.push(&name);
     }
-    crate::deep::make_dir(&at, "new");
+    crate::deep::make_all(&at.join("new")).unwrap();
     watched.changes();
     assert_eq!(watched.tree.stats().directories, 33);
-    crate::deep::remove(&root.join("deep"));
+    fs::remove_dir_all(root.join("deep")).unwrap();
 }
 
 #[test]
@@ -301,5 +301,37 @@ fn a_directory_that_vanishes_after_it_was_moved_in_is_not_left_behind() {
     assert_eq!(difference(&model.node, &disk(&root, &|_| true), &root), None);
     assert!(watched.tree.uncovered().is_empty());
     watched.settle();
+    assert_watched_exactly(&root);
+}
+
+#[test]
+fn what_a_root_or_a_rename_makes_accessible_is_tried_again() {
+    let dir = tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir_all(root.join("locked")).unwrap();
+    let tree = child::without_capabilities(|| Tree::new(&root).unwrap());
+    let mut watched = Watched::new(tree);
+    // Nobody may search the root: what is new there is not covered.
+    mode(&root, 0o600);
+    fs::create_dir_all(root.join("new/deep")).unwrap();
+    let said = watched
+        .changes()
+        .iter()
+        .filter(|change| change.uncovered().is_some())
+        .count();
+    assert_eq!((said, watched.tree.uncovered().len()), (1, 1));
+    mode(&root, 0o755);
+    assert_eq!(paths(&watched.changes(), Mask::CREATE), [root.join("new/deep")]);
+    assert!(watched.tree.uncovered().is_empty());
+    // What is made where nobody may search, and is moved to where all may.
+    mode(&root.join("locked"), 0o600);
+    fs::create_dir_all(root.join("locked/other/deep")).unwrap();
+    watched.changes();
+    assert_eq!(watched.tree.uncovered()[0].path, root.join("locked/other"));
+    fs::rename(root.join("locked/other"), root.join("other")).unwrap();
+    assert_eq!(paths(&watched.changes(), Mask::CREATE), [root.join("other/deep")]);
+    assert!(watched.tree.uncovered().is_empty());
+    mode(&root.join("locked"), 0o755);
+    watched.changes();
     assert_watched_exactly(&root);
 }

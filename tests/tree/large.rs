@@ -54,7 +54,7 @@ fn flood(mut flood: Flood, rate: usize, stop: &AtomicBool, caused: &AtomicUsize,
 fn moving_in_a_large_tree_loses_nothing_of_what_happens_elsewhere() {
     let directories = number("RINGWATCH_DIRECTORIES").unwrap_or(100_000) as usize;
     let rate = number("RINGWATCH_RATE").unwrap_or(100_000) as usize;
-    let dir = crate::replay::place();
+    let dir = crate::round::place();
     let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
     let busy = root.join("busy");
     fs::create_dir_all(&busy).unwrap();

@@ -14,7 +14,7 @@ use crate::support::child::in_namespaces;
 use crate::support::{skip, wait_until};
 
 /// Sets the limit of this user namespace. False if that is not allowed.
-fn limit(watches: usize) -> bool {
+pub(crate) fn limit(watches: usize) -> bool {
     let written = fs::write("/proc/sys/user/max_inotify_watches", watches.to_string());
     if let Err(denied) = &written {
         skip("a limit of its own", "RINGWATCH_REQUIRE_NAMESPACES", denied);

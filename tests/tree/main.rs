@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acts;
 mod coverage;
 mod deep;
 mod large;
@@ -13,4 +14,6 @@ mod one_cpu;
 mod overflow;
 mod replay;
 mod roots;
+mod round;
 mod scenarios;
+mod setting;

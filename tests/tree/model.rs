@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use ringwatch::tree::{OwnedChange, Tree, TreeStream};
 use ringwatch::{Barrier, Mask};
 
+use crate::deep::reach;
 use crate::support::PATIENCE;
 
 /// A directory, or something else.
@@ -21,6 +22,18 @@ impl Node {
         Self {
             children: Some(BTreeMap::new()),
         }
+    }
+
+    /// What is in a directory, if it is known.
+    pub(crate) fn forget_below(&mut self, path: &Path) {
+        let mut node = self;
+        for name in path {
+            let Some(child) = node.children.as_mut().and_then(|children| children.get_mut(name)) else {
+                return;
+            };
+            node = child;
+        }
+        node.children = node.children.as_ref().map(|_| BTreeMap::new());
     }
 
     fn file() -> Self {
@@ -119,13 +132,15 @@ pub(crate) fn disk(path: &Path, wanted: &dyn Fn(&Path) -> bool) -> Node {
 }
 
 fn walk(path: &Path, wanted: &dyn Fn(&Path) -> bool, into: &mut BTreeMap<OsString, Node>) {
-    for entry in fs::read_dir(path).expect("a listing") {
+    let reached = reach(path).expect("a way");
+    for entry in fs::read_dir(&reached).expect("a listing") {
         let entry = entry.expect("an entry");
         let mut node = Node::file();
         if entry.file_type().expect("a type").is_dir() {
             let mut children = BTreeMap::new();
-            if wanted(&entry.path()) {
-                walk(&entry.path(), wanted, &mut children);
+            let path = path.join(entry.file_name());
+            if wanted(&path) {
+                walk(&path, wanted, &mut children);
             }
             node.children = Some(children);
         }

@@ -137,3 +137,74 @@ fn overflows_while_recovering_come_to_an_end() {
         is_covered(&root, &mut watched);
     }
 }
+
+#[test]
+fn what_became_another_in_a_loss_is_found_by_more_than_its_name() {
+    let (_dir, root) = place();
+    let old = |name: &str| root.join("old").join(name);
+    for name in ["was-file", "inode", "size", "same", "time"] {
+        fs::write(old(name), "one").unwrap();
+    }
+    fs::create_dir(old("was-dir")).unwrap();
+    let single = root.join("old/file");
+    let mut flood = Flood::new(&root.join("floods"));
+    // A time that lies back: of what was written just now, nothing is known.
+    let past = std::time::SystemTime::now() - std::time::Duration::from_secs(1_000);
+    let date = |path: &Path| {
+        fs::File::options()
+            .append(true)
+            .open(path)
+            .unwrap()
+            .set_modified(past)
+            .unwrap()
+    };
+    for name in ["inode", "size", "same", "time", "file"] {
+        date(&old(name));
+    }
+    let roots = [root.clone(), single.clone()];
+    for (watched_root, is_file) in roots.iter().zip([false, true]) {
+        let tree = builder(watched_root, Recovery::Diff).root(root.join("floods"));
+        let mut watched = Watched::new(tree.open().expect("a tree"));
+        flood.cause(queue_limit() + BUDGET);
+        if is_file {
+            fs::write(&single, "longer").unwrap();
+        } else {
+            fs::remove_file(old("was-file")).unwrap();
+            fs::create_dir(old("was-file")).unwrap();
+            fs::remove_dir(old("was-dir")).unwrap();
+            fs::write(old("was-dir"), "").unwrap();
+            // Another inode of the same size and time; the one that was there is kept, or its number might be used again.
+            fs::rename(old("inode"), root.join("kept")).unwrap();
+            fs::write(old("inode"), "two").unwrap();
+            date(&old("inode"));
+            fs::write(old("size"), "four").unwrap();
+            date(&old("size"));
+            fs::write(old("time"), "two").unwrap();
+        }
+        let changes = watched.changes();
+        let lost = changes.iter().position(OwnedChange::is_overflow).expect("a loss");
+        let of = |mask: Mask, dir: bool| {
+            let found = changes[lost + 1..].iter().filter(|change| change.mask().contains(mask));
+            let below = found.filter(|change| change.dir() == Some(&root.join("old")) && change.is_dir() == dir);
+            below
+                .filter_map(OwnedChange::path)
+                .collect::<std::collections::BTreeSet<_>>()
+        };
+        let set = |names: &[&str]| names.iter().map(|name| old(name)).collect();
+        if is_file {
+            assert_eq!(of(Mask::MODIFY, false), set(&["file"]), "{changes:?}");
+            continue;
+        }
+        assert_eq!(of(Mask::DELETE, false), set(&["was-file"]));
+        assert_eq!(of(Mask::CREATE, true), set(&["was-file"]));
+        assert_eq!(of(Mask::DELETE, true), set(&["was-dir"]));
+        assert_eq!(of(Mask::CREATE, false), set(&["was-dir"]));
+        assert_eq!(of(Mask::MODIFY, false), set(&["inode", "size", "time"]));
+        is_covered_as_it_is(&root, &watched);
+    }
+}
+
+fn is_covered_as_it_is(root: &Path, watched: &Watched) {
+    watched.settle();
+    assert_watched_exactly(root);
+}

@@ -1,0 +1,432 @@
+//! One round of the replay: random operations at full speed, a consumer who takes the changes, and what must hold then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Barrier as Start;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ringwatch::ErrorKind;
+use ringwatch::tree::{Recovery, Tree, TreeBuilder};
+use tempfile::TempDir;
+
+use crate::acts::{Act, Field, Random, act, do_act};
+use crate::deep::{far_below, make_all, reach};
+use crate::model::{Model, Node, Watched, difference, disk};
+use crate::setting::{Round, Second, is_root};
+use crate::support::PATIENCE;
+use crate::support::child::without_capabilities;
+use crate::support::kernel::{self, SmallQueue};
+
+/// Opens a tree whose kernel queue is this small. An instance keeps the limit it was made under.
+fn open(round: &Round, builder: TreeBuilder) -> Tree {
+    let small = || {
+        round
+            .queue
+            .map(|events| SmallQueue::new(events).expect("a smaller limit"))
+    };
+    let _small = small();
+    let open = || builder.open().expect("a tree");
+    match round.unprivileged {
+        true => without_capabilities(open),
+        false => open(),
+    }
+}
+
+pub(crate) fn place() -> TempDir {
+    // In memory, if that can be had: the disk is not what is tested.
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("a directory")
+}
+
+fn acts(round: &Round, field: &Field) -> Vec<Vec<Act>> {
+    let of = |thread: usize| {
+        let mut random = Random::new(round.seed.wrapping_mul(31) + thread as u64);
+        (0..round.acts).map(|_| act(field, &mut random)).collect()
+    };
+    (0..round.threads).map(of).collect()
+}
+
+const PROBE: &str = "probe";
+
+/// Runs one round. An error says what does not hold.
+pub(crate) fn run(round: &Round) -> Result<(), String> {
+    let dir = place();
+    let [root, outside, beside] = ["root", "outside", "beside"].map(|name| dir.path().join(name));
+    let far = round.deep.then(|| far_below(&root.join("a")));
+    let field = Field {
+        other: far.or((round.second == Some(Second::Beside)).then(|| beside.clone())),
+        root: root.clone(),
+        mounts: round.mounts,
+    };
+    for dir in [&root, &outside, &beside] {
+        fs::create_dir(dir).expect("a directory");
+    }
+    if let Some(other) = &field.other {
+        make_all(other).expect("a place far below");
+    }
+    let mut random = Random::new(round.seed);
+    for _ in 0..random.below(40) {
+        do_act(&act(&field, &mut random), &outside);
+    }
+    let acts = acts(round, &field);
+    let (start, finished) = (Start::new(round.threads + 1), AtomicBool::new(false));
+    let outcome = thread::scope(|scope| {
+        let threads: Vec<_> = acts
+            .iter()
+            .map(|acts| {
+                let (start, outside) = (&start, &outside);
+                scope.spawn(move || {
+                    start.wait();
+                    acts.iter().for_each(|act| do_act(act, outside));
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            threads
+                .into_iter()
+                .for_each(|thread| thread.join().expect("operations do not panic"));
+            finished.store(true, Ordering::Release);
+        });
+        consume(round, dir.path(), &start, &finished)
+    });
+    // So that it can be removed.
+    allow(dir.path());
+    outcome
+}
+
+fn allow(path: &Path) {
+    let Ok(reached) = reach(path) else { return };
+    let _ = fs::set_permissions(&reached, fs::Permissions::from_mode(0o755));
+    for entry in fs::read_dir(&reached).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            allow(&path.join(entry.file_name()));
+        }
+    }
+}
+
+fn consume(round: &Round, base: &Path, start: &Start, finished: &AtomicBool) -> Result<(), String> {
+    if round.early {
+        start.wait();
+    }
+    let root = base.join("root");
+    let builder = Tree::builder(&root)
+        .backend(round.backend)
+        .recovery(round.recovery)
+        .buffers(round.buffers)
+        .buffer_size(round.buffer_size)
+        .batch_window(round.window)
+        .await_missing_roots(round.second.is_some())
+        .cross_mounts(round.mounts)
+        .report_existing(round.early);
+    let builder = match round.filter {
+        true => builder.filter(|dir| dir.file_name() != Some(OsStr::new(".skip"))),
+        false => builder,
+    };
+    if let Some(watches) = round.watches {
+        crate::limits::limit(watches as usize);
+    }
+    let mut consumer = Consumer {
+        round,
+        second: match round.second {
+            Some(Second::Within) => root.join("a"),
+            _ => base.join("beside"),
+        },
+        has_second: false,
+        model: Model::new(base, Node::dir()),
+        watched: Watched::new(open(round, builder)),
+        root,
+    };
+    let mut contents = Node::dir();
+    if !round.early {
+        contents = consumer.contents(&consumer.root, &consumer.uncovered());
+        start.wait();
+    }
+    consumer.put("root", Some(contents));
+    let outcome = consumer.follow(finished);
+    outcome.map_err(|fault| format!("{}\n{fault}", consumer.log()))
+}
+
+struct Consumer<'a> {
+    round: &'a Round,
+    root: PathBuf,
+    second: PathBuf,
+    has_second: bool,
+    /// Of the directory that the roots are in.
+    model: Model,
+    watched: Watched,
+}
+
+impl Consumer<'_> {
+    fn put(&mut self, name: &str, node: Option<Node>) {
+        let children = self.model.node.children.get_or_insert_default();
+        match node {
+            Some(node) => drop(children.insert(name.into(), node)),
+            None => drop(children.remove(OsStr::new(name))),
+        }
+    }
+
+    fn follow(&mut self, finished: &AtomicBool) -> Result<(), String> {
+        let mut random = Random::new(self.round.seed ^ 77);
+        while !finished.load(Ordering::Acquire) {
+            let batch = self.watched.stream.wait_timeout(Duration::from_millis(1));
+            let Some(batch) = batch.map_err(|error| error.to_string())? else {
+                continue;
+            };
+            for change in &batch {
+                let applied = self.model.apply(&change.to_owned());
+                applied.or_else(|fault| self.excused(fault))?;
+            }
+            drop(batch);
+            if self.round.slow {
+                thread::sleep(Duration::from_micros(random.below(3000)));
+            }
+            if self.round.second.is_some() && random.one_in(8) {
+                self.add_or_remove()?;
+            }
+        }
+        self.calm()?;
+        if self.round.unprivileged || self.round.watches.is_some() {
+            self.check_uncovered()?;
+        }
+        self.compare(&BTreeSet::new())?;
+        self.watched.settle();
+        self.compare_watches()?;
+        // A file in every directory shows under which path it is watched.
+        for dir in self.directories() {
+            fs::write(reach(&dir.join(PROBE)).expect("a way"), "").expect("a probe");
+        }
+        self.calm()?;
+        self.compare(&BTreeSet::new())
+            .map_err(|fault| format!("with probes: {fault}"))
+    }
+
+    fn add_or_remove(&mut self) -> Result<(), String> {
+        let beside = self.round.second == Some(Second::Beside);
+        let tree = &self.watched.tree;
+        if self.has_second {
+            tree.remove_root(&self.second).map_err(|error| error.to_string())?;
+            // What was on its way is told.
+            self.calm()?;
+            if beside {
+                self.put("beside", None);
+            }
+        } else {
+            tree.add_root(&self.second).map_err(|error| error.to_string())?;
+            if beside {
+                self.put("beside", Some(Node::dir()));
+            }
+        }
+        self.has_second = !self.has_second;
+        Ok(())
+    }
+
+    fn log(&self) -> String {
+        let log: Vec<_> = self.model.log.iter().map(|change| format!("{change:?}")).collect();
+        let shown = log.len().saturating_sub(400);
+        let log = log[shown..].join("\n").replace(&"n".repeat(255), "NAME");
+        log.replace(&format!("{}/", "L".repeat(250)), "")
+    }
+
+    /// Whether what the changes add up to is not known: with `Recovery::Mark` an overflow leaves that to the user.
+    fn lost(&self) -> bool {
+        self.round.second == Some(Second::Within) || self.round.recovery == Recovery::Mark && self.model.overflows > 0
+    }
+
+    fn excused(&self, fault: String) -> Result<(), String> {
+        if self.lost() { Ok(()) } else { Err(fault) }
+    }
+
+    /// Takes all that has happened.
+    fn calm(&mut self) -> Result<(), String> {
+        let begun = Instant::now();
+        let barrier = loop {
+            match self.watched.tree.barrier() {
+                Ok(barrier) => break barrier,
+                // A directory gives up its watch for it.
+                Err(error) if error.kind() == ErrorKind::WatchLimit && begun.elapsed() < PATIENCE => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        };
+        loop {
+            let batch = self.watched.stream.wait_timeout(PATIENCE);
+            let Some(batch) = batch.map_err(|error| error.to_string())? else {
+                return Err(format!("the barrier did not come: {:?}", self.watched.tree.stats()));
+            };
+            let mut reached = false;
+            for change in &batch {
+                reached |= change.barrier() == Some(barrier);
+                let applied = self.model.apply(&change.to_owned());
+                applied.or_else(|fault| self.excused(fault))?;
+            }
+            if reached {
+                return Ok(());
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("the barrier does not come: {:?}", self.watched.tree.stats()));
+            }
+        }
+    }
+
+    fn skipped(&self, path: &Path) -> bool {
+        self.round.filter && path.file_name() == Some(OsStr::new(".skip"))
+    }
+
+    fn contents(&self, root: &Path, uncovered: &BTreeSet<PathBuf>) -> Node {
+        if uncovered.contains(root) {
+            return Node::dir();
+        }
+        disk(root, &|path| !self.skipped(path) && !uncovered.contains(path))
+    }
+
+    fn roots(&self) -> Vec<PathBuf> {
+        let beside = self.has_second && self.round.second == Some(Second::Beside);
+        let second = beside.then(|| self.second.clone());
+        std::iter::once(self.root.clone()).chain(second).collect()
+    }
+
+    /// But for what is in directories that are not covered.
+    fn compare(&self, uncovered: &BTreeSet<PathBuf>) -> Result<(), String> {
+        if self.lost() {
+            return Ok(());
+        }
+        let name = |root: &PathBuf| root.file_name().expect("a name").to_owned();
+        let of_root = |root: &PathBuf| (name(root), self.contents(root, uncovered));
+        let contents = Node {
+            children: Some(self.roots().iter().map(of_root).collect::<BTreeMap<_, _>>()),
+        };
+        let mut model = self.model.node.clone();
+        for path in uncovered {
+            model.forget_below(path.strip_prefix(&self.model.root).expect("below"));
+        }
+        match difference(&model, &contents, &self.model.root) {
+            None => Ok(()),
+            Some(difference) => Err(format!(
+                "{difference} (after {} overflows), uncovered {:?}, mounted {}",
+                self.model.overflows,
+                self.uncovered(),
+                self.mounted(),
+            )),
+        }
+    }
+
+    fn mounted(&self) -> String {
+        let base = self.model.root.to_str().expect("a path in UTF-8");
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let here = table.lines().filter(|line| line.contains(base));
+        here.collect::<Vec<_>>().join("; ")
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        let mut all = self.roots();
+        let mut place = 0;
+        while place < all.len() {
+            let dir = all[place].clone();
+            for entry in fs::read_dir(reach(&dir).expect("a way")).expect("a listing") {
+                let entry = entry.expect("an entry");
+                let path = dir.join(entry.file_name());
+                if entry.file_type().expect("a type").is_dir() && !self.skipped(&path) {
+                    all.push(path);
+                }
+            }
+            place += 1;
+        }
+        all
+    }
+
+    /// Each directory is watched or not covered, or lies in one that is not; and what is not covered can't be. Then
+    /// everything is made possible again.
+    fn check_uncovered(&mut self) -> Result<(), String> {
+        const TRIES: usize = 50;
+        let mut outcome = Ok(());
+        // Who may not look everywhere can't tell.
+        for _ in 0..if is_root() { TRIES } else { 0 } {
+            outcome = self.uncovered_is_true();
+            // Watches that were set free are used again behind the barrier.
+            if outcome.is_ok() || self.round.watches.is_none() {
+                break;
+            }
+            self.calm()?;
+            self.watched.settle();
+        }
+        outcome?;
+        for root in self.roots() {
+            allow(&root);
+        }
+        if self.round.watches.is_some() {
+            crate::limits::limit(1_000_000);
+            let retried = self.watched.tree.retry_uncovered();
+            retried.map_err(|error| error.to_string())?;
+        }
+        self.calm()?;
+        match self.watched.tree.uncovered().first() {
+            Some(uncovered) if !self.is_missing(&uncovered.path) => Err(format!("not covered again: {uncovered:?}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// A root that is waited for.
+    fn is_missing(&self, path: &Path) -> bool {
+        self.has_second && self.second == path && fs::metadata(path).is_err()
+    }
+
+    fn uncovered(&self) -> BTreeSet<PathBuf> {
+        let uncovered = self.watched.tree.uncovered().into_iter();
+        uncovered.map(|uncovered| uncovered.path).collect()
+    }
+
+    fn uncovered_is_true(&self) -> Result<(), String> {
+        let uncovered = self.watched.tree.uncovered();
+        let paths: BTreeSet<_> = uncovered.iter().map(|uncovered| uncovered.path.clone()).collect();
+        self.compare(&paths)?;
+        for one in &uncovered {
+            let forbidden = |path: &Path| {
+                let listed = |path: &Path| fs::read_dir(path).and_then(|_| fs::metadata(path.join(".")));
+                let opened = reach(path).and_then(|path| listed(path.as_ref()));
+                opened.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+            };
+            let excused = match one.error.kind() {
+                ErrorKind::PermissionDenied => without_capabilities(|| forbidden(&one.path)),
+                ErrorKind::WatchLimit => self.round.watches.is_some(),
+                _ => self.is_missing(&one.path),
+            };
+            if !excused {
+                return Err(format!("nothing is in the way of {one:?}"));
+            }
+        }
+        let watched = kernel::all_watched_with(&self.root);
+        let is_known = |path: &Path| path.ancestors().any(|above| paths.contains(above));
+        let forgotten = self.directories().into_iter().find(|dir| {
+            let place = kernel::place_of(reach(dir).expect("a way").as_ref());
+            !is_known(dir) && !watched.contains(&place)
+        });
+        forgotten.map_or(Ok(()), |dir| {
+            Err(format!("{dir:?} is not watched, and not said to be uncovered"))
+        })
+    }
+
+    fn compare_watches(&self) -> Result<(), String> {
+        let directories = self.directories();
+        let place = |path: &PathBuf| kernel::place_of(reach(path).expect("a way").as_ref());
+        let mut places: Vec<_> = directories.iter().map(place).collect();
+        places.sort_unstable();
+        let devices: BTreeSet<_> = places.iter().map(|&(_, device)| device).collect();
+        // Others are the markers'.
+        let mut watched = kernel::all_watched_with(&self.root);
+        watched.retain(|(_, device)| devices.contains(device));
+        if watched == places {
+            return Ok(());
+        }
+        let missing: Vec<_> = directories
+            .iter()
+            .filter(|path| !watched.contains(&place(path)))
+            .collect();
+        let more: Vec<_> = watched.iter().filter(|place| !places.contains(place)).collect();
+        Err(format!("unwatched: {missing:?}, watched and not there: {more:?}"))
+    }
+}
