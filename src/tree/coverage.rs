@@ -25,14 +25,17 @@ impl Tracker {
         }
     }
 
-    /// The permissions of a directory are others now: perhaps it can be covered, or what is below it.
+    /// The permissions of a directory are others now: perhaps it can be covered, or what is below it, as a root may be that
+    /// has no link to it.
     pub(super) fn try_forbidden(&mut self, top: Id) {
         if self.uncovered.is_empty() {
             return;
         }
         let forbidden = |(&id, error): (&Id, &Error)| (error.kind() == ErrorKind::PermissionDenied).then_some(id);
         let all: Vec<_> = self.uncovered.iter().filter_map(forbidden).collect();
-        let below = all.into_iter().filter(|&id| self.is_below(id, top));
+        let below = all
+            .into_iter()
+            .filter(|&id| self.is_below(id, top) || self.nodes.get(id).parent == NONE);
         below.collect::<Vec<_>>().into_iter().for_each(|id| self.try_again(id));
     }
 

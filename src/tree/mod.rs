@@ -180,7 +180,8 @@ pub struct TreeStats {
 /// [crossed](TreeBuilder::cross_mounts); else it is said to be uncovered. Of a root it is said that it is gone. What is
 /// unmounted is reported as [`UNMOUNT`](crate::Mask::UNMOUNT), and what it hid is found. Where that table can't be read, an
 /// unmount under mounts that are not crossed is seen on [request](Tree::retry_uncovered), and a mount when the directory is
-/// looked at for another reason. What is mounted over a single file is not heard of.
+/// looked at for another reason. What is mounted over a single file is not heard of,
+/// and of a mounted directory that could not be covered not that its permissions have changed: that is on request.
 ///
 /// Cheap to clone. It is closed when it and its stream are dropped.
 #[derive(Clone, Debug)]

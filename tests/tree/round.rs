@@ -358,8 +358,11 @@ impl Consumer<'_> {
         for root in self.roots() {
             allow(&root);
         }
-        if self.round.watches.is_some() {
-            crate::limits::limit(1_000_000);
+        // Nobody tells of what is mounted that its permissions have changed: the directory above is on another file system.
+        if self.round.watches.is_some() || self.round.mounts {
+            if self.round.watches.is_some() {
+                crate::limits::limit(1_000_000);
+            }
             let retried = self.watched.tree.retry_uncovered();
             retried.map_err(|error| error.to_string())?;
         }
