@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use ringwatch::tree::Tree;
 use ringwatch::{Barrier, EventBatch, Inotify, Mask};
 
-use super::lane::{Result, backend};
+use super::lane::{Result, backend, patiently};
 use super::plan::{CHURNED, Random, Setup};
 use super::tree::STATIC;
 
@@ -63,7 +63,8 @@ pub fn instances(setup: &Setup, seed: u64, stop: &AtomicBool) -> Result<u64> {
     let mut random = Random::new(seed);
     let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) {
-        let inotify = Inotify::builder().backend(backend(setup, random.one_in(2))?).build()?;
+        let builder = Inotify::builder().backend(backend(setup, random.one_in(2))?);
+        let inotify = patiently(|| builder.clone().build())?;
         inotify.add_watch(dir.path(), Mask::MODIFY)?;
         let events = random.below(500);
         let mut count = Count::default();
@@ -138,7 +139,7 @@ pub fn trees(setup: &Setup, seed: u64, stop: &AtomicBool) -> Result<u64> {
         let builder = Tree::builder(setup.tree())
             .backend(backend(setup, random.one_in(2))?)
             .report_existing(true);
-        let tree = builder.open()?;
+        let tree = patiently(|| builder.clone().open())?;
         rounds += 1;
         if random.one_in(4) {
             continue;
