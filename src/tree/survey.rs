@@ -3,14 +3,15 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::thread::{self, Thread};
 
 use super::batch::{Draft, TreeBatch};
 use super::crawl::{Job, Manner, crawl};
 use super::found::Crawl;
 use super::marks::Mark;
 use super::tracker::Out;
-use super::worker::{Worker, add_one};
+use super::worker::{Shared, Worker, add_one};
 use crate::mask::Mask;
 use crate::queue::add;
 use crate::sys::dir::Dir;
@@ -156,7 +157,7 @@ impl Worker {
         add_one(&self.shared.figures.sessions);
         let nodes = &self.tracker.nodes;
         let known = |wd| !all && nodes.by_wd(wd).is_some();
-        crawl(jobs, manner, &self.inotify, &self.shared.counts, &known)
+        crawl(&jobs, manner, &self.inotify, &self.shared.counts, &known)
     }
 
     /// Makes what was found part of the tree, and hands on what is reported of it in batches of a reasonable size.
@@ -166,12 +167,17 @@ impl Worker {
             shelf,
             tracker,
             memory,
+            opened,
+            thread,
             ..
         } = self;
         let instance = shared.core.instance;
         let counters = &shared.core.feed.counters;
         let spare = |out: &mut Out<'_>| {
             if out.draft.text_len() > SCAN_BATCH {
+                if *opened {
+                    wait_for_room(shared, thread);
+                }
                 let full = std::mem::replace(out.draft, shelf.take());
                 out.memory.forget();
                 let batch = TreeBatch::new(None, full, shelf, instance);
@@ -224,5 +230,19 @@ impl Worker {
         self.memory.forget();
         let found = std::mem::replace(draft, next);
         self.hand_on(None, found);
+    }
+}
+
+/// Waits until the consumer has taken some of what was found, unless it waits for us.
+fn wait_for_room(shared: &Shared, thread: &Thread) {
+    let is_asked = || {
+        !shared
+            .commands
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    };
+    while !shared.outlet.has_room_for_findings(thread) && !is_asked() && !shared.core.feed.queue.is_closed() {
+        thread::park();
     }
 }

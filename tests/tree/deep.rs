@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-fn step(at: i32, name: &[u8]) -> OwnedFd {
+pub(crate) fn step(at: i32, name: &[u8]) -> OwnedFd {
     let name = CString::new(name).expect("no NUL");
     // SAFETY: the name is NUL-terminated and lives through the call.
     let fd = unsafe { libc::openat(at, name.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };

@@ -5,6 +5,7 @@ mod support;
 
 mod coverage;
 mod deep;
+mod hostile;
 mod large;
 mod limits;
 mod model;
