@@ -15,8 +15,26 @@ impl Json {
     pub(crate) fn tell(&self, event: Value) {
         let mut stdout = io::stdout().lock();
         // Whoever read it may have seen enough.
-        let _ = writeln!(stdout, "{event}").and_then(|()| stdout.flush());
+        let _ = writeln!(stdout, "{}", printable(&event.to_string())).and_then(|()| stdout.flush());
     }
+}
+
+/// The same JSON, without what a terminal obeys, or what deceives who reads it there. All of that is in strings.
+fn printable(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        if matches!(letter, '\'' | '"' | '\\') || letter.escape_debug().len() == 1 {
+            text.push(letter);
+        } else {
+            let units = letter
+                .encode_utf16(&mut [0; 2])
+                .iter()
+                .map(|unit| format!("\\u{unit:04x}"))
+                .collect::<String>();
+            text.push_str(&units);
+        }
+    }
+    text
 }
 
 /// A string, or an array of bytes if it is not UTF-8.

@@ -308,11 +308,11 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// A terminal obeys what it is sent, so what can't be printed is escaped.
+/// A terminal obeys what it is sent, and letters that reorder or can't be seen deceive: what can't be printed is escaped.
 fn printable(text: &str) -> String {
-    let escaped = |letter: char| match letter.is_control() {
-        true => letter.escape_default().to_string(),
-        false => letter.to_string(),
+    let escaped = |letter: char| match letter {
+        '\'' | '"' | '\\' => letter.to_string(),
+        _ => letter.escape_debug().to_string(),
     };
     text.chars().map(escaped).collect()
 }

@@ -1,7 +1,9 @@
 //! Which entries are left out: by options, by ignore files, by habit.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -35,12 +37,23 @@ pub(crate) struct Rules {
 }
 
 /// What holds in one directory.
+#[derive(Default)]
 struct Level {
     left_out: bool,
     /// Its own ignore files; the first that says something decides.
     files: Vec<Gitignore>,
     /// The directory whose ignore files are asked next.
     above: Option<Arc<Level>>,
+}
+
+/// A chain of these may be longer than a stack is deep.
+impl Drop for Level {
+    fn drop(&mut self) {
+        let mut above = self.above.take();
+        while let Some(mut level) = above.and_then(Arc::into_inner) {
+            above = level.above.take();
+        }
+    }
 }
 
 impl Rules {
@@ -128,24 +141,40 @@ impl Rules {
         !self.hidden && name.as_encoded_bytes().starts_with(b".")
     }
 
-    fn level(&self, dir: &Path) -> Arc<Level> {
-        let known = self
-            .levels
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(dir)
-            .cloned();
-        known.unwrap_or_else(|| {
-            let level = Arc::new(self.read_level(dir));
-            let mut levels = self.levels.write().unwrap_or_else(PoisonError::into_inner);
-            levels.insert(dir.to_owned(), Arc::clone(&level));
-            level
-        })
+    fn known(&self, dir: &Path) -> Option<Arc<Level>> {
+        let levels = self.levels.read().unwrap_or_else(PoisonError::into_inner);
+        levels.get(dir).cloned()
     }
 
-    fn read_level(&self, dir: &Path) -> Level {
-        let is_top = self.tops.iter().any(|top| top == dir);
-        let above = dir.parent().filter(|_| !is_top).map(|parent| self.level(parent));
+    fn is_top(&self, dir: &Path) -> bool {
+        self.tops.iter().any(|top| top == dir)
+    }
+
+    /// From the topmost that is not known down, for a tree may be deeper than a stack.
+    fn level(&self, dir: &Path) -> Arc<Level> {
+        let mut unknown = Vec::new();
+        let mut level = None;
+        for at in dir.ancestors() {
+            level = self.known(at);
+            if level.is_some() {
+                break;
+            }
+            unknown.push(at);
+            if self.is_top(at) {
+                break;
+            }
+        }
+        for at in unknown.into_iter().rev() {
+            let read = Arc::new(self.read_level(at, level));
+            let mut levels = self.levels.write().unwrap_or_else(PoisonError::into_inner);
+            levels.insert(at.to_owned(), Arc::clone(&read));
+            level = Some(read);
+        }
+        level.unwrap_or_default()
+    }
+
+    fn read_level(&self, dir: &Path, above: Option<Arc<Level>>) -> Level {
+        let is_top = self.is_top(dir);
         // A root was asked for by name, and what is above it is not our business.
         let is_inner = self.roots.iter().any(|root| dir != root && dir.starts_with(root));
         let is_unwanted = |above: &Arc<Level>| above.left_out || self.is_unwanted(above, dir, true);
@@ -174,9 +203,20 @@ fn is_repository(dir: &Path) -> bool {
     dir.join(".git").exists()
 }
 
-/// Lines that make no sense are skipped, as git does.
+/// Lines that make no sense are skipped, as git does. Whoever writes in the tree must not have us wait for a pipe, nor fill
+/// our memory.
 fn read(dir: &Path, file: &Path) -> Option<Gitignore> {
-    let text = fs::read(file).ok()?;
+    const LONGEST: u64 = 1 << 20;
+    let opened = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(file)
+        .ok()?;
+    let mut text = Vec::new();
+    let is_file = opened.metadata().is_ok_and(|found| found.is_file());
+    if !is_file || opened.take(LONGEST).read_to_end(&mut text).is_err() {
+        return None;
+    }
     let mut builder = GitignoreBuilder::new(dir);
     for line in String::from_utf8_lossy(&text).lines() {
         let _ = builder.add_line(Some(file.to_owned()), line);

@@ -301,11 +301,15 @@ impl<'a> Watcher<'a> {
     }
 }
 
-/// What the command is told. The kernel takes no variable over 128 KiB; paths beyond half of that are only counted.
+/// What the command is told. The kernel takes no variable over 128 KiB; paths beyond half of that are only counted, and so
+/// are those with a line break in them, which would pass for two.
 fn variables(run: u64, reason: &str, effects: &Effects) -> Vec<(&'static str, OsString)> {
     const MOST: usize = 64 * 1024;
     let mut paths = OsString::new();
     for path in effects.keys() {
+        if path.as_os_str().as_encoded_bytes().contains(&b'\n') {
+            continue;
+        }
         if paths.len() + path.as_os_str().len() >= MOST {
             break;
         }

@@ -181,14 +181,21 @@ fn add_escaped(out: &mut Vec<u8>, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// JSON asks to escape the first 32 controls only; a terminal obeys others too.
+/// JSON asks to escape the first 32 controls only; a terminal obeys others too, and letters that reorder or can't be seen
+/// deceive who reads it there.
 fn add_json_string(out: &mut Vec<u8>, text: &str) -> io::Result<()> {
     out.push(b'"');
     for letter in text.chars() {
         match letter {
             '"' | '\\' => out.extend([b'\\', letter as u8]),
-            _ if letter.is_control() => write!(out, "\\u{:04x}", u32::from(letter))?,
-            _ => out.extend(letter.encode_utf8(&mut [0; 4]).as_bytes()),
+            _ if letter == '\'' || letter.escape_debug().len() == 1 => {
+                out.extend(letter.encode_utf8(&mut [0; 4]).as_bytes());
+            }
+            _ => {
+                for unit in letter.encode_utf16(&mut [0; 2]) {
+                    write!(out, "\\u{unit:04x}")?;
+                }
+            }
         }
     }
     out.push(b'"');

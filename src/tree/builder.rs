@@ -175,7 +175,8 @@ impl TreeBuilder {
     /// Looks at all directories, on as many threads as there are cores, and watches them. When it returns, every change
     /// that happens from then on is reported.
     ///
-    /// A directory that can't be watched does not end it: see [`Tree::uncovered`].
+    /// A directory that can't be watched does not end it: see [`Tree::uncovered`]. Nor is one covered whose path below its
+    /// root is longer than 64 KiB.
     ///
     /// # Errors
     /// As [`Builder::build`], and if a root can't be watched; [`Cancelled`](ErrorKind::Cancelled).

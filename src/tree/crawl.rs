@@ -1,20 +1,21 @@
 //! Looks at directories: watches each before it lists it, and goes on below, on as many threads as there are cores.
 //!
 //! It knows the disk and not the tree: what it found is for the tree to make sense of. A directory is opened by its name
-//! in the open directory above it, and watched and listed by what was opened, so a rename can't come in between.
+//! in the open directory above it (see `above`), and watched and listed by what was opened, so a rename can't come in
+//! between.
 
 use std::collections::HashSet;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
 
+use super::above::{Above, OpenDirs, Parent};
 use super::found::{Crawl, Outcome, Part};
 use super::look::Looker;
 use super::nodes::{Id, NONE};
 use crate::mask::Mask;
-use crate::sys::dir::{Dir, Identity};
 use crate::sys::inotify::InotifyFd;
 
 pub(super) type Filter = Arc<dyn Fn(&Path) -> bool + Send + Sync>;
@@ -37,12 +38,10 @@ pub(super) struct Manner {
 pub(super) struct Job {
     /// Which of the tree's it is.
     pub(super) node: Id,
-    /// The directory it is in, and what that is; a root has none.
-    pub(super) parent: Option<(Vec<u8>, Identity)>,
+    /// The directory it is in, the same for all that are in it; a root has none.
+    pub(super) parent: Option<Arc<Parent>>,
     /// Its name; of a root, the whole path.
     pub(super) name: Vec<u8>,
-    /// Its path below its root.
-    pub(super) relative: Vec<u8>,
     /// A link that is to be followed.
     pub(super) link: bool,
     /// It is to be watched for these entries only.
@@ -66,8 +65,6 @@ pub(super) struct Work {
     pub(super) node: Id,
     /// Where its name is in `above`, with its NUL.
     pub(super) name: (usize, usize),
-    /// Only with a filter.
-    pub(super) relative: Vec<u8>,
     pub(super) link: bool,
     /// By the filter.
     pub(super) wanted: bool,
@@ -75,17 +72,9 @@ pub(super) struct Work {
     pub(super) device: Option<u64>,
 }
 
-/// What directories that are to be looked at have in common.
-pub(super) struct Above {
-    /// The directory they are in; none if they are known by their paths.
-    pub(super) dir: Option<Dir>,
-    pub(super) names: Box<[u8]>,
-}
-
 impl Work {
     pub(super) fn name(&self) -> &CStr {
-        let name = &self.above.names[self.name.0..self.name.1];
-        CStr::from_bytes_with_nul(name).unwrap_or_default()
+        self.above.name(self.name)
     }
 }
 
@@ -96,6 +85,7 @@ pub(super) struct Shared<'a> {
     pub(super) counts: &'a Counts,
     /// Whether what is watched by this descriptor has its place in the tree.
     pub(super) known: &'a (dyn Fn(i32) -> bool + Sync),
+    pub(super) open: OpenDirs,
     met: Mutex<HashSet<i32>>,
     pub(super) next: AtomicU32,
     heap: Mutex<Heap>,
@@ -165,7 +155,7 @@ impl Shared<'_> {
 ///
 /// A directory that is `known` by its watch is not listed.
 pub(super) fn crawl(
-    jobs: Vec<Job>,
+    jobs: &[Job],
     manner: &Manner,
     inotify: &InotifyFd,
     counts: &Counts,
@@ -174,8 +164,8 @@ pub(super) fn crawl(
     let mut first = Part::default();
     let next = AtomicU32::new(0);
     let mut work = Vec::new();
-    for job in jobs {
-        begin(job, &next, &mut work, &mut first);
+    for siblings in jobs.chunk_by(are_siblings) {
+        begin(siblings, &next, &mut work, &mut first);
     }
     // The last is taken first.
     work.reverse();
@@ -184,6 +174,7 @@ pub(super) fn crawl(
         inotify,
         counts,
         known,
+        open: OpenDirs::default(),
         met: Mutex::default(),
         next,
         heap: Mutex::new(Heap { work, busy: 0 }),
@@ -202,38 +193,46 @@ pub(super) fn crawl(
     Crawl::new(parts, shared.next.into_inner() as usize)
 }
 
-/// Finds where a job begins.
-fn begin(job: Job, next: &AtomicU32, work: &mut Vec<Work>, part: &mut Part) {
-    let number = next.fetch_add(1, Ordering::Relaxed);
-    let mut above = None;
-    if let Some((path, expected)) = &job.parent {
-        let found = Dir::find(path).and_then(|dir| Ok((dir.identity()?, dir)));
-        match found {
-            Ok((identity, dir)) if identity == *expected => above = Some((dir, identity.device)),
-            // It may be there, behind what may not be searched.
-            Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
-                return part.fail(number, &job, Outcome::Failed(libc::EACCES));
-            }
-            _ => return part.fail(number, &job, Outcome::Lost),
-        }
+/// Whether two jobs are in one directory.
+fn are_siblings(one: &Job, other: &Job) -> bool {
+    match (&one.parent, &other.parent) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        _ => false,
     }
-    let Ok(name) = CString::new(job.name.clone()) else {
-        return part.fail(number, &job, Outcome::Failed(libc::EINVAL));
-    };
-    let (dir, device) = above.map_or((None, None), |(dir, device)| (Some(dir), Some(device)));
-    let names = name.into_bytes_with_nul().into_boxed_slice();
-    work.push(Work {
+}
+
+/// Makes work of jobs in one directory.
+fn begin(jobs: &[Job], next: &AtomicU32, work: &mut Vec<Work>, part: &mut Part) {
+    let first = next.fetch_add(jobs.len() as u32, Ordering::Relaxed);
+    let mut names = Vec::new();
+    let mut places = Vec::new();
+    for (number, job) in (first..).zip(jobs) {
+        if job.name.contains(&0) {
+            part.fail(number, job, Outcome::Failed(libc::EINVAL));
+            continue;
+        }
+        let start = names.len();
+        names.extend(&job.name);
+        names.push(0);
+        places.push((number, (start, names.len()), job));
+    }
+    let Some(job) = jobs.first() else { return };
+    let above = Arc::new(match &job.parent {
+        Some(parent) => Above::of_parent(Arc::clone(parent), names.into()),
+        None => Above::of_root(&job.name),
+    });
+    let device = job.parent.as_ref().map(|parent| parent.identity.device);
+    work.extend(places.into_iter().map(|(number, name, job)| Work {
         number,
-        name: (0, names.len()),
-        above: Arc::new(Above { dir, names }),
+        name,
+        above: Arc::clone(&above),
         parent: NONE,
         node: job.node,
-        relative: job.relative,
         link: job.link,
         wanted: true,
-        singles: job.singles,
+        singles: job.singles.clone(),
         device,
-    });
+    }));
 }
 
 /// Works until there is no more to do; or, if this is not a `helper`, until there are helpers: those have working

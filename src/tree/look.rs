@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use super::crawl::{Above, Manner, Shared, Work};
+use super::above::{Above, join};
+use super::crawl::{Shared, Work};
 use super::files::{Fingerprint, UNKNOWN};
 use super::found::{Found, Outcome, Part};
 use super::nodes::NONE;
 use crate::mask::Mask;
 use crate::sys::dir::{Dir, Identity, Kind, Status, entries, own_working_directory};
-use crate::sys::inotify::InotifyFd;
 
 /// One thread of a crawl: what it has found, and what is to be looked at next.
 pub(super) struct Looker<'a> {
@@ -29,12 +29,17 @@ pub(super) struct Looker<'a> {
     below: Vec<Below>,
     /// Their names, each with its NUL.
     names: Vec<u8>,
+    /// With a filter: the path of that directory below its root, and as it was asked for last.
+    relative: Vec<u8>,
 }
+
+/// Bytes that the path of a directory may have below its root. What is deeper is said to be not covered: else what is said
+/// of many directories that lie deep would take as much memory as their number times their depth.
+const LONGEST_PATH: usize = 64 * 1024;
 
 /// A directory that was listed.
 struct Below {
     name: (usize, usize),
-    relative: Vec<u8>,
     wanted: bool,
     link: bool,
 }
@@ -49,6 +54,7 @@ impl<'a> Looker<'a> {
             roams: may_roam && own_working_directory(),
             below: Vec::new(),
             names: Vec::new(),
+            relative: Vec::new(),
         }
     }
 
@@ -67,7 +73,7 @@ impl<'a> Looker<'a> {
             outcome: Outcome::Vanished,
             link: work.link,
         };
-        match watch(work, shared.manner, shared.inotify, self.roams) {
+        match self.watch(work) {
             Ok((dir, identity, wd)) => {
                 found.outcome = Outcome::Watched { wd, identity };
                 if let Some(singles) = &work.singles {
@@ -86,7 +92,8 @@ impl<'a> Looker<'a> {
             Err(outcome) => found.outcome = outcome,
         }
         if found.outcome == Outcome::Vanished
-            && let Some(above) = &work.above.dir
+            && !work.above.is_unneeded()
+            && let Ok(above) = shared.open.get(&work.above)
         {
             // Its deletion is to be queued before the marker of this session, or it would be reported twice.
             above.wait_for_change();
@@ -114,15 +121,57 @@ impl<'a> Looker<'a> {
         text.extend(name);
     }
 
+    fn watch(&self, work: &Work) -> Result<(Dir, Identity, i32), Outcome> {
+        let Shared {
+            manner, inotify, open, ..
+        } = self.shared;
+        if !work.wanted {
+            return Err(Outcome::Filtered);
+        }
+        if work.above.length_with(work.name) > LONGEST_PATH {
+            return Err(Outcome::Failed(libc::ENAMETOOLONG));
+        }
+        let failed = |error: io::Error| match error.raw_os_error().unwrap_or(libc::EIO) {
+            libc::ENOENT | libc::ENOTDIR | libc::ELOOP => Outcome::Vanished,
+            code => Outcome::Failed(code),
+        };
+        let dir = match work.above.is_unneeded() {
+            false => open.get(&work.above)?.open(work.name(), work.link),
+            true => Dir::find(work.name().to_bytes()).and_then(|root| root.open(c".", true)),
+        };
+        let dir = dir.map_err(failed)?;
+        let identity = dir.identity().map_err(failed)?;
+        if !manner.cross_mounts && !work.link && work.device.is_some_and(|device| device != identity.device) {
+            return Err(Outcome::Foreign);
+        }
+        let mask = manner.mask | Mask::ONLYDIR;
+        let watched = match self.roams {
+            true => dir
+                .watch_from_within(inotify, mask)
+                .or_else(|_| dir.watch(inotify, mask)),
+            false => dir.watch(inotify, mask),
+        };
+        match watched {
+            Ok(wd) => Ok((dir, identity, wd)),
+            // It is open, so it is there: /proc is what is not.
+            Err(error) => Err(Outcome::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
+        }
+    }
+
     fn list(&mut self, dir: &Dir, work: &Work) -> io::Result<()> {
         let mut room = std::mem::take(&mut self.room);
+        let mut relative = false;
         let listed = loop {
             match dir.read(&mut room) {
                 Ok(0) => break Ok(()),
                 Ok(length) => {
                     let now = now();
                     for entry in entries(&room[..length]) {
-                        self.take(entry.kind, entry.name, (dir, work), now);
+                        if !relative && self.shared.manner.filter.is_some() && entry.kind != Kind::Other {
+                            work.above.write_relative(work.name, &mut self.relative);
+                            relative = true;
+                        }
+                        self.take(entry.kind, entry.name, dir, now);
                     }
                 }
                 // Removed while it was open.
@@ -134,7 +183,7 @@ impl<'a> Looker<'a> {
         listed
     }
 
-    fn take(&mut self, mut kind: Kind, name: &CStr, (dir, work): (&Dir, &Work), now: Duration) {
+    fn take(&mut self, mut kind: Kind, name: &CStr, dir: &Dir, now: Duration) {
         let manner = self.shared.manner;
         let mut status = None;
         if kind == Kind::Unknown || manner.fingerprints && kind != Kind::Dir {
@@ -154,17 +203,17 @@ impl<'a> Looker<'a> {
             self.put_file(name.to_bytes(), fingerprint);
         }
         if kind == Kind::Dir || link {
-            let mut relative = Vec::new();
             let mut wanted = true;
             if let Some(filter) = &manner.filter {
-                relative = join(&work.relative, name.to_bytes());
-                wanted = filter(Path::new(OsStr::from_bytes(&relative)));
+                let dir = self.relative.len();
+                join(&mut self.relative, name.to_bytes());
+                wanted = filter(Path::new(OsStr::from_bytes(&self.relative)));
+                self.relative.truncate(dir);
             }
             let start = self.names.len();
             self.names.extend(name.to_bytes_with_nul());
             self.below.push(Below {
                 name: (start, self.names.len()),
-                relative,
                 wanted,
                 link,
             });
@@ -178,10 +227,9 @@ impl<'a> Looker<'a> {
         }
         let count = self.below.len() as u32;
         let first = self.shared.next.fetch_add(count, Ordering::Relaxed);
-        let above = Arc::new(Above {
-            dir: Some(dir),
-            names: self.names.as_slice().into(),
-        });
+        let names = self.names.as_slice().into();
+        let above = Arc::new(Above::below(&work.above, work.name, work.link, identity, names));
+        self.shared.open.keep(&above, Arc::new(dir));
         let numbered = (first..).zip(self.below.drain(..));
         let place = self.stack.len();
         self.stack.extend(numbered.map(|(number, below)| Work {
@@ -190,7 +238,6 @@ impl<'a> Looker<'a> {
             parent: work.number,
             node: NONE,
             name: below.name,
-            relative: below.relative,
             link: below.link,
             wanted: below.wanted,
             singles: None,
@@ -201,50 +248,9 @@ impl<'a> Looker<'a> {
     }
 }
 
-fn watch(work: &Work, manner: &Manner, inotify: &InotifyFd, roams: bool) -> Result<(Dir, Identity, i32), Outcome> {
-    if !work.wanted {
-        return Err(Outcome::Filtered);
-    }
-    let failed = |error: io::Error| match error.raw_os_error().unwrap_or(libc::EIO) {
-        libc::ENOENT | libc::ENOTDIR | libc::ELOOP => Outcome::Vanished,
-        code => Outcome::Failed(code),
-    };
-    let dir = match &work.above.dir {
-        Some(above) => above.open(work.name(), work.link),
-        None => Dir::find(work.name().to_bytes()).and_then(|root| root.open(c".", true)),
-    };
-    let dir = dir.map_err(failed)?;
-    let identity = dir.identity().map_err(failed)?;
-    if !manner.cross_mounts && !work.link && work.device.is_some_and(|device| device != identity.device) {
-        return Err(Outcome::Foreign);
-    }
-    let mask = manner.mask | Mask::ONLYDIR;
-    let watched = match roams {
-        true => dir
-            .watch_from_within(inotify, mask)
-            .or_else(|_| dir.watch(inotify, mask)),
-        false => dir.watch(inotify, mask),
-    };
-    match watched {
-        Ok(wd) => Ok((dir, identity, wd)),
-        // It is open, so it is there: /proc is what is not.
-        Err(error) => Err(Outcome::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
-    }
-}
-
 fn now() -> Duration {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.unwrap_or_default()
-}
-
-fn join(above: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut path = Vec::with_capacity(above.len() + 1 + name.len());
-    path.extend(above);
-    if !above.is_empty() {
-        path.push(b'/');
-    }
-    path.extend(name);
-    path
 }
 
 /// What tells a file from its later self: inode, size and time of modification, in one number.

@@ -23,7 +23,7 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) struct Outlet {
     state: Awaited<State>,
-    /// With as many in it, nothing more is read. What a session finds is bounded by the tree, and may go beyond.
+    /// With as many in it, nothing more is read. What a session finds may go beyond.
     bound: usize,
 }
 
@@ -52,8 +52,18 @@ impl Outlet {
 
     /// Whether there is room for more. If not, `worker` is woken when there is.
     pub(super) fn has_room(&self, worker: &Waker) -> bool {
+        self.has_room_below(self.bound, worker)
+    }
+
+    /// As [`has_room`](Self::has_room), for what a session finds.
+    pub(super) fn has_room_for_findings(&self, worker: &Waker) -> bool {
+        const FINDINGS: usize = 128;
+        self.has_room_below(self.bound.max(FINDINGS), worker)
+    }
+
+    fn has_room_below(&self, bound: usize, worker: &Waker) -> bool {
         let mut state = self.state.lock();
-        let room = state.queue.len() < self.bound;
+        let room = state.queue.len() < bound;
         if !room {
             state.worker = Some(worker.clone());
         }

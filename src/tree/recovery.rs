@@ -22,7 +22,7 @@ impl Tracker {
         self.shadow = true;
         let mut roots: Vec<_> = self.roots.iter().map(|root| root.node).collect();
         roots.dedup();
-        roots.into_iter().map(|root| self.job(root)).collect()
+        roots.into_iter().map(|root| self.job(root, None)).collect()
     }
 
     /// Takes in what was found after a loss: what is where it was stays, what is not goes, what is new comes.

@@ -1,27 +1,19 @@
-//! What a session makes of the tree: what is to be looked at, and what was found.
+//! What a session makes of the tree by what was found.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::crawl::Job;
 use super::files::UNKNOWN;
 use super::found::{Crawl, Found, Outcome};
+use super::jobs::Probe;
 use super::nodes::{ALIAS, CONFIRMED, ENDED, Id, LINK, LISTED, NONE, SINGLES, State};
 use super::tracker::{Answer, Out, Tracker};
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
-use crate::sys::dir::{Identity, Kind};
+use crate::sys::dir::Kind;
 use crate::table::add_error;
-
-/// Where a probe is to look: the directory's path and what it is, and the name.
-pub(super) struct Probe {
-    pub(super) dir: Id,
-    pub(super) path: Vec<u8>,
-    pub(super) identity: Identity,
-    pub(super) name: Box<[u8]>,
-}
 
 const MADE: Mask = Mask::CREATE.union(Mask::ISDIR);
 pub(super) const GONE: Mask = Mask::DELETE.union(Mask::ISDIR);
@@ -55,60 +47,6 @@ impl Tracker {
         if names_known && !self.keeps_files {
             self.files.clear(&mut self.nodes);
         }
-    }
-
-    /// What is to be looked at.
-    pub(super) fn jobs(&mut self) -> Vec<Job> {
-        let mut jobs = Vec::new();
-        for id in std::mem::take(&mut self.pending) {
-            let node = *self.nodes.get(id);
-            if node.flags & LISTED == 0 {
-                continue;
-            }
-            self.nodes.get_mut(id).flags &= !LISTED;
-            if node.state == State::Pending {
-                jobs.push(self.job(id));
-            }
-        }
-        jobs
-    }
-
-    pub(super) fn job(&mut self, id: Id) -> Job {
-        let node = *self.nodes.get(id);
-        let name = self.nodes.name(id).to_vec();
-        let parent = (node.parent != NONE).then(|| (self.nodes.path(node.parent), self.identity(node.parent)));
-        let relative = match node.parent {
-            NONE => Vec::new(),
-            parent => self.relative(parent, &name),
-        };
-        let link = node.flags & LINK != 0;
-        let singles = (node.flags & SINGLES != 0).then(|| self.singles(id));
-        Job {
-            singles,
-            node: id,
-            parent,
-            name,
-            relative,
-            link,
-        }
-    }
-
-    fn identity(&self, id: Id) -> Identity {
-        let (device, inode) = self.nodes.identity(id);
-        Identity { device, inode }
-    }
-
-    /// What is in doubt.
-    pub(super) fn probes(&mut self) -> Vec<Probe> {
-        let open = self.doubts.iter().filter(|doubt| doubt.answer == Answer::Open);
-        let open: Vec<_> = open.map(|doubt| (doubt.dir, doubt.name.clone())).collect();
-        let probe = |(dir, name)| Probe {
-            path: self.nodes.path(dir),
-            identity: self.identity(dir),
-            dir,
-            name,
-        };
-        open.into_iter().map(probe).collect()
     }
 
     /// The directory was not where it was; the events that say so are still to come.

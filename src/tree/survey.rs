@@ -4,14 +4,16 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::task::Waker;
+use std::thread;
 
 use super::batch::{Draft, TreeBatch};
 use super::crawl::{Job, Manner, crawl};
 use super::found::Crawl;
 use super::marks::Mark;
 use super::tracker::Out;
-use super::worker::{Worker, add_one};
+use super::worker::{Shared, Worker, add_one};
 use crate::mask::Mask;
 use crate::queue::add;
 use crate::sys::dir::Dir;
@@ -158,7 +160,7 @@ impl Worker {
         add_one(&self.shared.figures.sessions);
         let nodes = &self.tracker.nodes;
         let known = |wd| !all && nodes.by_wd(wd).is_some();
-        crawl(jobs, manner, &self.inotify, &self.shared.counts, &known)
+        crawl(&jobs, manner, &self.inotify, &self.shared.counts, &known)
     }
 
     /// Makes what was found part of the tree, and hands on what is reported of it in batches of a reasonable size.
@@ -168,12 +170,17 @@ impl Worker {
             shelf,
             tracker,
             memory,
+            opened,
+            waker,
             ..
         } = self;
         let instance = shared.core.instance;
         let counters = &shared.core.feed.counters;
         let spare = |out: &mut Out<'_>| {
             if out.draft.text_len() > SCAN_BATCH {
+                if *opened {
+                    wait_for_room(shared, waker);
+                }
                 let full = std::mem::replace(out.draft, shelf.take());
                 out.memory.forget();
                 let batch = TreeBatch::new(None, full, shelf, instance);
@@ -232,4 +239,18 @@ impl Worker {
 
 fn is_forbidden(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied
+}
+
+/// Waits until the consumer has taken some of what was found, unless it waits for us.
+fn wait_for_room(shared: &Shared, worker: &Waker) {
+    let is_asked = || {
+        !shared
+            .commands
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    };
+    while !shared.outlet.has_room_for_findings(worker) && !is_asked() && !shared.core.feed.queue.is_closed() {
+        thread::park();
+    }
 }

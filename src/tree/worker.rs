@@ -95,6 +95,9 @@ pub(super) struct HeldBarrier {
     pub(super) sessions: usize,
 }
 
+/// Bytes of paths that a batch of events has at most, and one path more: in a deep tree they take much more than the events.
+const MOST_TEXT: usize = 256 * 1024;
+
 /// Buffers that are worked on before a session, if there is no pause.
 const MOST_DELAYED: usize = 4;
 
@@ -227,9 +230,7 @@ impl Worker {
                 None => return,
                 Some(Ok(record)) => record,
                 Some(Err(malformed)) => {
-                    let so_far = std::mem::replace(draft, self.shelf.take());
-                    self.memory.forget();
-                    self.hand_on(Some(buffer), so_far);
+                    self.divide(buffer, draft);
                     return self.shared.outlet.push(Err(malformed_error(malformed)));
                 }
             };
@@ -241,6 +242,9 @@ impl Worker {
                 if run == Some(record.wd) {
                     draft.extend_run();
                 } else if let Some(dir) = self.tracker.nodes.by_wd(record.wd) {
+                    if draft.text_len() > MOST_TEXT {
+                        self.divide(buffer, draft);
+                    }
                     let dir = draft.dir(&mut self.tracker.nodes, &mut self.memory, dir);
                     draft.record(at as u32, dir);
                     run = Some(record.wd);
@@ -250,8 +254,18 @@ impl Worker {
                 continue;
             }
             run = None;
+            if draft.text_len() > MOST_TEXT {
+                self.divide(buffer, draft);
+            }
             self.turn(buffer, at, record, records.offset(), draft);
         }
+    }
+
+    /// Hands on what there is of a buffer, and goes on with another batch.
+    fn divide(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
+        let so_far = std::mem::replace(draft, self.shelf.take());
+        self.memory.forget();
+        self.hand_on(Some(buffer), so_far);
     }
 
     /// A record that may change the tree.

@@ -11,6 +11,7 @@ mod editors;
 mod ends;
 mod faults;
 mod git;
+mod hostile;
 mod ignored;
 mod limits;
 mod project;

@@ -42,7 +42,7 @@ pub(crate) fn reach(path: &Path) -> io::Result<Reached> {
     Ok(Reached { path, _dir: Some(at) })
 }
 
-fn step(at: i32, name: &[u8]) -> io::Result<OwnedFd> {
+pub(crate) fn step(at: i32, name: &[u8]) -> io::Result<OwnedFd> {
     let name = CString::new(name).expect("no NUL");
     // SAFETY: the name is NUL-terminated and lives through the call.
     let fd = unsafe { libc::openat(at, name.as_ptr(), libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) };

@@ -6,6 +6,7 @@ mod support;
 mod acts;
 mod coverage;
 mod deep;
+mod hostile;
 mod large;
 mod limits;
 mod model;

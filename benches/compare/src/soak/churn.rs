@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use ringwatch::tree::Tree;
-use ringwatch::{Inotify, Mask};
+use ringwatch::{Barrier, EventBatch, Inotify, Mask};
 
-use super::lane::{Result, backend};
+use super::lane::{Result, backend, patiently};
 use super::plan::{CHURNED, Random, Setup};
 use super::tree::STATIC;
 
@@ -62,73 +63,70 @@ pub fn instances(setup: &Setup, seed: u64, stop: &AtomicBool) -> Result<u64> {
     let mut random = Random::new(seed);
     let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) {
-        let inotify = Inotify::builder().backend(backend(setup, random.one_in(2))?).build()?;
+        let builder = Inotify::builder().backend(backend(setup, random.one_in(2))?);
+        let inotify = patiently(|| builder.clone().build())?;
         inotify.add_watch(dir.path(), Mask::MODIFY)?;
         let events = random.below(500);
-        let mut seen = 0;
+        let mut count = Count::default();
         let half = random.below(4);
         match half {
             0 => {
                 let mut stream = inotify.stream()?;
                 writer.write(events)?;
-                let end = inotify.barrier()?;
-                seen += count(|| stream.wait(), end)?;
+                count.finish(|| stream.wait(), inotify.barrier()?)?;
             }
             1 => {
                 let mut reader = inotify.reader()?;
                 writer.write(events)?;
-                let end = inotify.barrier()?;
-                seen += count(|| reader.wait(), end)?;
+                count.finish(|| reader.wait(), inotify.barrier()?)?;
             }
             2 => {
                 // What was read and not delivered is for the next.
                 let mut stream = inotify.stream()?;
                 writer.write(events)?;
                 let end = inotify.barrier()?;
-                let first = stream.wait().ok_or("it ended")??;
-                let ended = first.iter().any(|event| event.barrier() == Some(end));
-                seen += first.iter().filter(|event| event.mask().contains(Mask::MODIFY)).count() as u64;
-                drop(first);
+                count.add(&stream.wait().ok_or("it ended")??, end);
                 drop(stream);
-                if !ended {
-                    let mut reader = inotify.reader()?;
-                    seen += count(|| reader.wait(), end)?;
-                }
+                let mut reader = inotify.reader()?;
+                count.finish(|| reader.wait(), end)?;
             }
             _ => {
-                use futures_util::StreamExt;
                 let reader = inotify.reader()?;
                 let mut stream = runtime.block_on(async { reader.into_stream() })?;
                 writer.write(events)?;
-                let end = inotify.barrier()?;
-                seen += count(|| runtime.block_on(stream.next()), end)?;
+                count.finish(|| runtime.block_on(stream.next()), inotify.barrier()?)?;
             }
         }
-        if seen != events {
-            return Err(format!("an instance that was just made saw {seen} of {events} events (half {half})").into());
+        if !(count.seen == events || count.overflowed && count.seen < events) {
+            return Err(format!("an instance that was just made: {count:?} of {events} events (half {half})").into());
         }
         rounds += 1;
     }
     Ok(rounds)
 }
 
-/// Events up to a barrier.
-fn count(
-    mut next: impl FnMut() -> Option<ringwatch::Result<ringwatch::EventBatch>>,
-    end: ringwatch::Barrier,
-) -> Result<u64> {
-    let mut seen = 0;
-    loop {
-        let batch = next().ok_or("it ended")??;
-        for event in &batch {
-            seen += u64::from(event.mask().contains(Mask::MODIFY));
-            if event.mask().contains(Mask::Q_OVERFLOW) {
-                return Err("an instance that was just made has overflowed".into());
-            }
-            if event.barrier() == Some(end) {
-                return Ok(seen);
-            }
+/// Events up to a barrier, and whether a loss was said.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    seen: u64,
+    overflowed: bool,
+    ended: bool,
+}
+
+impl Count {
+    fn add(&mut self, batch: &EventBatch, end: Barrier) {
+        for event in batch {
+            self.seen += u64::from(event.mask().contains(Mask::MODIFY));
+            self.overflowed |= event.mask().contains(Mask::Q_OVERFLOW);
+            self.ended |= event.barrier() == Some(end);
         }
+    }
+
+    fn finish(&mut self, mut next: impl FnMut() -> Option<ringwatch::Result<EventBatch>>, end: Barrier) -> Result<()> {
+        while !self.ended {
+            self.add(&next().ok_or("it ended")??, end);
+        }
+        Ok(())
     }
 }
 
@@ -141,7 +139,7 @@ pub fn trees(setup: &Setup, seed: u64, stop: &AtomicBool) -> Result<u64> {
         let builder = Tree::builder(setup.tree())
             .backend(backend(setup, random.one_in(2))?)
             .report_existing(true);
-        let tree = builder.open()?;
+        let tree = patiently(|| builder.clone().open())?;
         rounds += 1;
         if random.one_in(4) {
             continue;

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use ringwatch::tree::Tree;
-use ringwatch::{Backend, Barrier, Event, EventBatch, EventStream, Inotify, Mask, Reader, ReaderStream, Watch};
+use ringwatch::{
+    Backend, Barrier, ErrorKind, Event, EventBatch, EventStream, Inotify, Mask, Reader, ReaderStream, Watch,
+};
 use tokio::runtime::Runtime;
 
 use super::check::{Check, Outcome};
@@ -117,6 +119,19 @@ pub fn backend(setup: &Setup, uring: bool) -> Result<Backend> {
     Ok(setup.backend.as_deref().unwrap_or(own).parse()?)
 }
 
+/// Others of this user may have all instances for a moment, and what was dropped is given back a moment later.
+pub fn patiently<T>(make: impl Fn() -> ringwatch::Result<T>) -> Result<T> {
+    let begun = Instant::now();
+    loop {
+        match make() {
+            Err(error) if error.kind() == ErrorKind::InstanceLimit && begun.elapsed() < Duration::from_secs(60) => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            made => return Ok(made?),
+        }
+    }
+}
+
 /// What the events of all lanes are.
 const MASK: Mask = Mask::MODIFY.union(Mask::MOVE).union(Mask::CREATE).union(Mask::DELETE);
 
@@ -128,7 +143,7 @@ impl Live {
         if lane.small {
             builder = builder.buffers(2).buffer_size(4096);
         }
-        let inotify = builder.build()?;
+        let inotify = patiently(|| builder.clone().build())?;
         let watch = inotify.add_watch(setup.lane(number), MASK)?;
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_io().build();
         let reading = match lane.half {

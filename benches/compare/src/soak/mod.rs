@@ -34,6 +34,9 @@ pub struct Soak {
     /// What chooses the phases; each run with it has the same.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// The phase to begin with.
+    #[arg(long, default_value_t = 0)]
+    first: usize,
     /// Seconds of a phase. 20, or less if there would be fewer than ten.
     #[arg(long)]
     phase: Option<f64>,
@@ -83,8 +86,8 @@ pub fn soak(options: &Soak) -> Result<(), Box<dyn Error>> {
     let each = options.phase.unwrap_or((options.minutes * 6.0).min(20.0));
     let begun = Instant::now();
     let (mut sum, mut samples) = (Sum::default(), Vec::new());
-    for number in 0.. {
-        if begun.elapsed() >= length && number > WARM_UP + 1 {
+    for number in options.first.. {
+        if begun.elapsed() >= length && samples.len() > WARM_UP + 1 {
             break;
         }
         let phase = Phase::of(options.seed, number, (each * 1_000.0) as u64);
@@ -117,14 +120,15 @@ fn run(
 ) -> Result<(Caused, Report, Sample), Box<dyn Error>> {
     // What a phase may take beyond its time: consumers that stalled catch up, trees are compared.
     let patience = Duration::from_millis(phase.milliseconds) + Duration::from_secs(180);
+    let of = |who: &'static str| move |error: String| format!("{who}: {error}");
     producing.tell(&Word::Prepare(phase.clone()))?;
-    producing.expect("ready")?;
+    producing.expect("ready").map_err(of("producer"))?;
     reading.tell(&Word::Begin(phase.clone()))?;
-    reading.expect("ready")?;
+    reading.expect("ready").map_err(of("consumer, at the beginning"))?;
     producing.tell(&Word::Go)?;
-    let caused = serde_json::from_str(&producing.line(patience)?)?;
+    let caused = serde_json::from_str(&producing.line(patience).map_err(of("producer"))?)?;
     reading.tell(&Word::End)?;
-    let report = serde_json::from_str(&reading.line(patience)?)?;
+    let report = serde_json::from_str(&reading.line(patience).map_err(of("consumer"))?)?;
     producing.tell(&Word::Tidy)?;
     producing.expect("ready")?;
     reading.tell(&Word::Sample)?;

@@ -12,7 +12,7 @@ use ringwatch::Mask;
 use ringwatch::tree::{Change, Recovery, Tree, TreeStream};
 
 use super::check::Check;
-use super::lane::{Answer, End, Handle, Result, Stalls, backend};
+use super::lane::{Answer, End, Handle, Result, Stalls, backend, patiently};
 use super::plan::{Fault, Kind, LANES, Phase, Setup, TREES};
 
 /// Directories with a file each that nobody touches.
@@ -109,10 +109,8 @@ impl Live {
         let root = setup.tree();
         // With `Diff` the model has to hold across overflows too.
         let recovery = if number == 0 { Recovery::Diff } else { Recovery::Mark };
-        let tree = Tree::builder(&root)
-            .backend(backend(setup, uring)?)
-            .recovery(recovery)
-            .open()?;
+        let builder = Tree::builder(&root).backend(backend(setup, uring)?).recovery(recovery);
+        let tree = patiently(|| builder.clone().open())?;
         Ok(Self {
             stream: tree.stream()?,
             tree,

@@ -1,0 +1,354 @@
+//! Trees that somebody else controls, who means harm: what is watched never leaves them, and what they cost is bounded.
+
+use std::collections::BTreeSet;
+use std::ffi::{CString, OsStr};
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use ringwatch::tree::{Recovery, Tree, TreeBatch, TreeBuilder};
+use ringwatch::{ErrorKind, Mask};
+use tempfile::TempDir;
+
+use crate::acts::exchange;
+use crate::deep::step;
+use crate::model::Watched;
+use crate::round::place;
+use crate::scenarios::{assert_watched_exactly, paths};
+use crate::support::child::in_child;
+use crate::support::{kernel, wait_until};
+
+/// A tree, and what is beside it: directories that nobody may be watched in.
+struct Ground {
+    _dir: TempDir,
+    root: PathBuf,
+    outside: PathBuf,
+    forbidden: BTreeSet<u64>,
+}
+
+const SECRET: &str = "secret";
+
+fn ground() -> Ground {
+    let dir = place();
+    let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+    for name in ["swapped/below", "calm/below"] {
+        fs::create_dir_all(root.join(name)).expect("a directory");
+    }
+    let mut forbidden = BTreeSet::new();
+    for name in ["", "below", "below/deep", "other"] {
+        let path = outside.join(name);
+        fs::create_dir_all(&path).expect("a directory");
+        fs::write(path.join(SECRET), "").expect("a file");
+        forbidden.insert(fs::metadata(&path).expect("metadata").ino());
+    }
+    forbidden.insert(fs::metadata(dir.path()).expect("metadata").ino());
+    symlink(&outside, root.join("link")).expect("a link");
+    Ground {
+        _dir: dir,
+        root,
+        outside,
+        forbidden,
+    }
+}
+
+impl Ground {
+    /// Swaps directories of the tree with links to the outside, each in one step, and writes there, until told to stop.
+    fn swap(&self, stop: &AtomicBool) {
+        let (swapped, link) = (self.root.join("swapped"), self.root.join("link"));
+        let inner = self.root.join("calm/below/inner");
+        while !stop.load(Ordering::Relaxed) {
+            // What is a directory when it is listed is a link when it is opened.
+            let _ = exchange(&swapped, &link);
+            let _ = fs::create_dir(&inner);
+            let _ = fs::remove_dir(&inner);
+            let _ = symlink(self.outside.join("below"), &inner);
+            let _ = fs::remove_file(&inner);
+            // The directory above a new one becomes a link while that is looked for.
+            let _ = fs::create_dir(swapped.join("below/new"));
+            let _ = exchange(&swapped, &link);
+            let _ = fs::create_dir(swapped.join("below/new"));
+            let _ = fs::remove_dir(swapped.join("below/new"));
+            let _ = fs::write(self.outside.join("below").join(SECRET), "x");
+        }
+    }
+
+    /// Holds what the kernel watches on behalf of this tree, by the kernel's own list, against what it may.
+    fn assert_inside(&self) {
+        let watched = kernel::directories_watched_with(&self.root);
+        let stray: Vec<_> = watched.iter().filter(|inode| self.forbidden.contains(inode)).collect();
+        assert!(stray.is_empty(), "watched and outside: {stray:?} of {watched:?}");
+    }
+}
+
+fn assert_no_secret(name: Option<&OsStr>) {
+    assert!(name.is_none_or(|name| name != SECRET), "it was reported");
+}
+
+/// Swaps while a tree is opened and some of its changes are read, then stops, and reads the rest. With so much going on a
+/// barrier would not pass.
+fn under_swaps(ground: &Ground, builder: TreeBuilder, look: &dyn Fn(&TreeBatch)) -> Watched {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| ground.swap(&stop));
+        let _stopping = Stopping(&stop);
+        let mut watched = Watched::new(builder.open().expect("a tree"));
+        for number in 0..20 {
+            let batch = watched.stream.wait_timeout(Duration::from_millis(1));
+            batch.expect("reading goes on").iter().for_each(look);
+            if number == 10 {
+                watched.tree.retry_uncovered().expect("it is open");
+                watched.tree.refilter().expect("it is open");
+            }
+        }
+        watched
+    })
+}
+
+#[test]
+fn links_swapped_with_directories_under_a_crawl_never_lead_it_outside() {
+    let ground = ground();
+    for round in 0..12 {
+        let recovery = [Recovery::Mark, Recovery::Diff][round % 2];
+        let builder = Tree::builder(&ground.root).recovery(recovery);
+        let builder = builder.report_existing(round % 3 == 0);
+        let mut watched = under_swaps(&ground, builder, &|batch| {
+            batch.iter().for_each(|change| assert_no_secret(change.name()));
+            ground.assert_inside();
+        });
+        watched
+            .changes()
+            .iter()
+            .for_each(|change| assert_no_secret(change.name()));
+        ground.assert_inside();
+    }
+}
+
+/// So that a failure does not wait for threads that go on.
+struct Stopping<'a>(&'a AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_link_that_may_be_followed_is_let_go_once_it_is_gone() {
+    let ground = ground();
+    let builder = Tree::builder(&ground.root).follow_symlinks(true);
+    let mut watched = under_swaps(&ground, builder, &|_| ());
+    watched.changes();
+    let link = ["link", "swapped"].map(|name| ground.root.join(name));
+    let link = link.iter().find(|path| path.is_symlink()).expect("one is the link");
+    fs::remove_file(link).unwrap();
+    watched.changes();
+    watched.changes();
+    watched.settle();
+    ground.assert_inside();
+    assert_watched_exactly(&ground.root);
+}
+
+/// Makes a chain of directories, with two more in each: one that is made before the next of the chain, and one after it.
+fn plant(root: &Path, name: &str, depth: usize) {
+    let mut at = File::open(root).expect("the root");
+    for _ in 0..depth {
+        for name in ["before", name, "after"] {
+            let name = CString::new(name).expect("no NUL");
+            // SAFETY: the name is NUL-terminated and lives through the call.
+            assert_eq!(unsafe { libc::mkdirat(at.as_raw_fd(), name.as_ptr(), 0o755) }, 0);
+        }
+        at = File::from(step(at.as_raw_fd(), name.as_bytes()).expect("a directory"));
+    }
+}
+
+/// The standard library goes down by recursion, with a descriptor for each level.
+fn remove(path: &Path) {
+    let removed = Command::new("rm").arg("-rf").arg(path).status().expect("rm");
+    assert!(removed.success());
+}
+
+fn limit_descriptors(most: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: most,
+        rlim_max: most,
+    };
+    // SAFETY: the call only reads the struct.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+}
+
+fn open_descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").expect("/proc").count()
+}
+
+#[test]
+fn a_tree_deeper_than_there_are_descriptors_is_covered_with_few() {
+    let name = "hostile::a_tree_deeper_than_there_are_descriptors_is_covered_with_few";
+    in_child(
+        name,
+        |_| (),
+        || {
+            const DEPTH: usize = 3_000;
+            let dir = place();
+            let root = dir.path().join("root");
+            fs::create_dir(&root).unwrap();
+            // In whichever order they are listed, some are to be looked at when the whole depth of others has been.
+            plant(&root, "a", DEPTH);
+            limit_descriptors(256);
+            let most = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+            for filtered in [false, true] {
+                let mut builder = Tree::builder(&root);
+                if filtered {
+                    let most = std::sync::Arc::clone(&most);
+                    let number = std::sync::atomic::AtomicUsize::new(0);
+                    builder = builder.filter(move |_| {
+                        if number.fetch_add(1, Ordering::Relaxed).is_multiple_of(64) {
+                            most.fetch_max(open_descriptors(), Ordering::Relaxed);
+                        }
+                        true
+                    });
+                }
+                let tree = builder.open().expect("a tree");
+                let uncovered = tree.uncovered();
+                let first = uncovered
+                    .first()
+                    .map(|one| (one.path.components().count(), one.error.kind()));
+                assert_eq!(
+                    first,
+                    None,
+                    "{} are not covered; depth and kind of the first",
+                    uncovered.len()
+                );
+                assert_eq!(tree.stats().directories, 3 * DEPTH + 1);
+            }
+            assert!(most.load(Ordering::Relaxed) < 200, "{most:?} were open at once");
+            remove(&root);
+        },
+    );
+}
+
+#[test]
+fn a_flood_of_new_directories_takes_few_descriptors() {
+    let name = "hostile::a_flood_of_new_directories_takes_few_descriptors";
+    in_child(
+        name,
+        |_| (),
+        || {
+            const DIRECTORIES: usize = 5_000;
+            let dir = place();
+            let root = dir.path().join("root");
+            fs::create_dir(&root).unwrap();
+            limit_descriptors(256);
+            let mut watched = Watched::new(Tree::new(&root).expect("a tree"));
+            for number in 0..DIRECTORIES {
+                fs::create_dir_all(root.join((number % 50).to_string()).join(number.to_string())).unwrap();
+            }
+            let changes = watched.changes();
+            let said = changes.iter().find_map(|change| change.uncovered());
+            assert!(said.is_none(), "{said:?}");
+            assert_eq!(watched.tree.stats().directories, DIRECTORIES + 50 + 1);
+            assert!(watched.tree.uncovered().is_empty());
+        },
+    );
+}
+
+/// KiB that are resident.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("/proc");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+        .expect("a figure")
+}
+
+#[test]
+fn a_chain_of_ten_thousand_directories_is_covered_and_moves_at_once() {
+    let name = "hostile::a_chain_of_ten_thousand_directories_is_covered_and_moves_at_once";
+    in_child(
+        name,
+        |_| (),
+        || {
+            const DEPTH: usize = 10_000;
+            let dir = place();
+            let root = dir.path().join("root");
+            fs::create_dir(&root).unwrap();
+            plant(&root, "deep", DEPTH);
+            let all = 3 * DEPTH + 1;
+            let before = resident();
+            let mut watched = Watched::new(Tree::new(&root).expect("a tree"));
+            assert_eq!(
+                (watched.tree.stats().directories, watched.tree.uncovered().len()),
+                (all, 0)
+            );
+            let grown = resident() - before;
+            assert!(grown < 64 * 1024, "{grown} KiB more than before");
+            // At its end paths are right.
+            let mut deepest = root.clone();
+            (0..DEPTH).for_each(|_| deepest.push("deep"));
+            crate::deep::make_all(&deepest.join("new")).expect("a directory");
+            let made = paths(&watched.changes(), Mask::CREATE);
+            assert!(made == [deepest.join("new")], "{} paths", made.len());
+            // All of it leaves.
+            fs::rename(root.join("deep"), dir.path().join("aside")).unwrap();
+            watched.changes();
+            watched.settle();
+            assert_eq!(watched.tree.stats().directories, 3);
+            // And comes back, to a consumer that takes its time. Each of its paths is up to 50 KB long.
+            let before = resident();
+            fs::rename(dir.path().join("aside"), root.join("deep")).unwrap();
+            wait_until(|| watched.tree.stats().sessions > 2);
+            let barrier = watched.tree.barrier().unwrap();
+            let (mut found, mut most) = (0, 0);
+            'all: for batch in watched.stream.blocking() {
+                for change in &batch.expect("reading goes on") {
+                    found += usize::from(change.mask().contains(Mask::CREATE));
+                    if change.barrier() == Some(barrier) {
+                        break 'all;
+                    }
+                }
+                most = most.max(resident());
+            }
+            assert_eq!(found, all - 3 + 1, "but for the three at the top, and with the new one");
+            assert_eq!(watched.tree.stats().directories, all + 1);
+            let grown = most.saturating_sub(before);
+            assert!(grown < 128 * 1024, "{grown} KiB more than before");
+            drop(watched);
+            remove(&root);
+        },
+    );
+}
+
+#[test]
+fn what_is_deeper_than_a_path_may_reasonably_be_long_is_said_and_costs_nothing() {
+    let name = "hostile::what_is_deeper_than_a_path_may_reasonably_be_long_is_said_and_costs_nothing";
+    in_child(
+        name,
+        |_| (),
+        || {
+            const DEPTH: usize = 2_000;
+            let dir = place();
+            let root = dir.path().join("root");
+            fs::create_dir(&root).unwrap();
+            // Its deepest path is half a megabyte long.
+            plant(&root, &"n".repeat(250), DEPTH);
+            let mut watched = Watched::new(Tree::new(&root).expect("a tree"));
+            let uncovered = watched.tree.uncovered();
+            assert!(!uncovered.is_empty());
+            for one in &uncovered {
+                assert_eq!(
+                    (one.error.kind(), one.error.raw_os_error()),
+                    (ErrorKind::InvalidInput, Some(libc::ENAMETOOLONG))
+                );
+                assert!(one.path.as_os_str().len() > 64 * 1024, "{}", one.path.as_os_str().len());
+            }
+            // What is above is heard of.
+            fs::write(root.join("n".repeat(250)).join("after/file"), "").unwrap();
+            assert_eq!(paths(&watched.changes(), Mask::CREATE).len(), 1);
+            drop(watched);
+            remove(&root);
+        },
+    );
+}
