@@ -59,11 +59,13 @@ done
 # Without cmpxchg16b: emulated by qemu 7.2 (Debian 12), it left the flags register full of rubbish, which the branch behind
 # it then took for the outcome. The kernel's allocator (SLUB) uses it on 6.12, if the CPU has it, and that kernel panicked in
 # each of four runs with it, on four models of CPU; in none of five without.
+#
+# no_timer_check: on a machine that is very busy, the kernel takes an emulated timer which is late for one that is broken.
 limit=${TIMEOUT:-600}
 timeout -k 5 "$((limit + 60))" qemu-system-x86_64 -accel tcg -cpu max,-cx16 -smp "${SMP:-2}" -m "${MEM:-512}" \
     -nodefaults -no-user-config -display none -no-reboot -serial stdio -serial "file:$work/log" \
     -kernel "$kernel" -initrd "$work/initrd" \
-    -append "console=ttyS1 panic=-1 ringwatch_limit=$limit ${APPEND:-}" < /dev/null || true
+    -append "console=ttyS1 panic=-1 no_timer_check ringwatch_limit=$limit ${APPEND:-}" < /dev/null || true
 
 status=$(grep -aso 'exit-status=[0-9]*' "$work/log" | tail -n 1 | tr -dc 0-9 || true)
 if [ -z "$status" ] || [ -n "${VERBOSE:-}" ]; then tr -d '\r' < "$work/log" >&2; fi
