@@ -9,6 +9,8 @@ pub(crate) mod async_fd;
 mod buffer_ring;
 pub(crate) mod dir;
 pub(crate) mod epoll;
+#[cfg(test)]
+pub(crate) mod faults;
 pub(crate) mod fork;
 pub(crate) mod gate;
 pub(crate) mod inotify;
