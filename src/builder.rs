@@ -37,6 +37,8 @@ pub struct Builder {
     window: Duration,
 }
 
+const OPERATION: &str = "make inotify instance";
+
 /// The longest batch window: what ends a stream or frees a buffer may be noticed that much later.
 const LONGEST_WINDOW: Duration = Duration::from_secs(1);
 
@@ -104,11 +106,10 @@ impl Builder {
     }
 
     pub(crate) fn core(self) -> Result<Core> {
-        const OPERATION: &str = "make inotify instance";
         self.check(OPERATION)?;
         let report = match self.backend {
             Backend::Epoll => BackendReport::epoll(None),
-            Backend::Uring => BackendReport::uring(probe::uring_features()?),
+            Backend::Uring => BackendReport::uring(probe::uring_features().map_err(by_no_limit)?),
             Backend::Auto => match probe::uring_features() {
                 Ok(features) => BackendReport::uring(features),
                 Err(refusal) => BackendReport::epoll(Some(refusal)),
@@ -143,6 +144,16 @@ impl Builder {
         );
         Err(Error::text(ErrorKind::InvalidInput, operation, fault).mended_by(remedy))
     }
+}
+
+/// The test of io_uring needs an instance too. If there can be none, that is the error.
+fn by_no_limit(refusal: Error) -> Error {
+    if refusal.raw_os_error() == Some(libc::EMFILE)
+        && let Err(cause) = late::patiently(libc::EMFILE, InotifyFd::new)
+    {
+        return instance_error(OPERATION, &cause);
+    }
+    refusal
 }
 
 fn instance_error(operation: &'static str, cause: &io::Error) -> Error {

@@ -58,9 +58,9 @@ pub enum ErrorKind {
     NotADirectory,
     /// [`MASK_CREATE`](crate::Mask::MASK_CREATE) was asked for, and the inode is watched already.
     AlreadyExists,
-    /// `fs.inotify.max_user_watches` is reached.
+    /// `fs.inotify.max_user_watches` is reached, or `user.max_inotify_watches` of the user namespace.
     WatchLimit,
-    /// `fs.inotify.max_user_instances` is reached.
+    /// `fs.inotify.max_user_instances` is reached, or `user.max_inotify_instances` of the user namespace.
     InstanceLimit,
     /// The process, or the system, has no file descriptor left.
     DescriptorLimit,

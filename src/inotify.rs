@@ -60,6 +60,11 @@ impl Inotify {
         Self { core: core.into() }
     }
 
+    #[cfg(test)]
+    pub(crate) fn feed(&self) -> &crate::queue::Feed {
+        &self.core.feed
+    }
+
     /// Watches a file or directory.
     ///
     /// If its inode is watched already, by this path or another, that watch is updated and returned: its mask and path

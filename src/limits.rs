@@ -56,10 +56,21 @@ fn limit(name: &str) -> Result<u64> {
         .map_err(|_| Error::text(ErrorKind::Other, operation, "not a number").at(&path))
 }
 
-/// `fs.inotify.NAME is N; raise it with …`, or the part of it that can be known.
+/// `fs.inotify.NAME is N; raise it with …`, or the part of it that can be known. In a user namespace with a lower limit of its
+/// own, that is named.
 pub(crate) fn remedy(name: &'static str) -> String {
-    match limit(name) {
-        Ok(value) => format!("fs.inotify.{name} is {value}; raise it with sysctl fs.inotify.{name}=N"),
-        Err(_) => format!("raise it with sysctl fs.inotify.{name}=N"),
+    let value = limit(name).ok();
+    let own_name = name.replace("max_user_", "max_inotify_");
+    let own = number(&Path::new("/proc/sys/user").join(&own_name));
+    match (value, own) {
+        (value, Some(own)) if value.is_none_or(|value| own < value) => {
+            format!("user.{own_name} of this user namespace is {own}; raise it with sysctl user.{own_name}=N")
+        }
+        (Some(value), _) => format!("fs.inotify.{name} is {value}; raise it with sysctl fs.inotify.{name}=N"),
+        (None, _) => format!("raise it with sysctl fs.inotify.{name}=N"),
     }
+}
+
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
 }

@@ -24,6 +24,8 @@ pub(crate) struct Feed {
     pub(crate) pool: Arc<Pool>,
     pub(crate) queue: Queue,
     pub(crate) counters: Counters,
+    #[cfg(test)]
+    pub(crate) faults: crate::sys::faults::Faults,
 }
 
 /// What [`Stats`](crate::Stats) counts. Each has one writer at a time: the first three the consumer, the others whoever
@@ -48,6 +50,8 @@ impl Feed {
         Arc::new(Self {
             queue: Queue::new(pool.buffers()),
             counters: Counters::default(),
+            #[cfg(test)]
+            faults: Default::default(),
             pool,
         })
     }

@@ -8,15 +8,12 @@ mod support;
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use futures_util::StreamExt;
 use ringwatch::tree::Tree;
-use ringwatch::{
-    Backend, BackendKind, Error, ErrorKind, EventBatch, EventStream, Inotify, Mask, Reader, ReaderStream, Result,
-};
+use ringwatch::{Backend, BackendKind, Error, ErrorKind, Inotify, Mask};
 use support::child::{IO_URING, deny_calls, deny_uring, in_child, in_children};
+use support::halves::{HALVES, Half};
 
 /// Both halves of `inotify` bring an event.
 fn works(inotify: &Inotify) {
@@ -187,67 +184,6 @@ fn give_up_locked_memory_and_privileges() -> io::Result<()> {
         done(unsafe { libc::setresuid(NOBODY, NOBODY, NOBODY) })?;
     }
     Ok(())
-}
-
-/// A reading half that is at work when io_uring is denied.
-enum Half {
-    Stream(EventStream),
-    /// On an executor.
-    Polled(EventStream),
-    Reader(Reader),
-    /// A reader in an event loop.
-    Shown(Reader),
-    Tokio(ReaderStream, tokio::runtime::Runtime),
-}
-
-const HALVES: [&str; 5] = ["stream", "polled", "reader", "shown", "tokio"];
-
-impl Half {
-    fn new(inotify: &Inotify, name: &str) -> Self {
-        let stream = || inotify.stream().expect("a stream");
-        let reader = || inotify.reader().expect("a reader");
-        match name {
-            "stream" => Self::Stream(stream()),
-            "polled" => Self::Polled(stream()),
-            "reader" => Self::Reader(reader()),
-            "shown" => Self::Shown(reader()),
-            _ => {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                let runtime = runtime.expect("a runtime");
-                let entered = runtime.enter();
-                let stream = reader().into_stream().expect("a stream");
-                drop(entered);
-                Self::Tokio(stream, runtime)
-            }
-        }
-    }
-
-    fn wait(&mut self) -> Option<Result<EventBatch>> {
-        match self {
-            Self::Stream(stream) => stream.wait(),
-            Self::Polled(stream) => futures_executor::block_on(stream.next()),
-            Self::Reader(reader) => reader.wait(),
-            Self::Shown(reader) => loop {
-                match reader.try_next() {
-                    Ok(Some(batch)) => return Some(Ok(batch)),
-                    Ok(None) => until_readable(reader),
-                    Err(error) if error.kind() == ErrorKind::Closed => return None,
-                    Err(error) => return Some(Err(error)),
-                }
-            },
-            Self::Tokio(stream, runtime) => runtime.block_on(stream.next()),
-        }
-    }
-}
-
-fn until_readable(reader: &Reader) {
-    let mut poll = libc::pollfd {
-        fd: reader.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: one pollfd, which lives through the call.
-    assert_eq!(unsafe { libc::poll(&raw mut poll, 1, -1) }, 1);
 }
 
 fn make(dir: &Path, names: Range<usize>) {

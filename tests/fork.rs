@@ -343,7 +343,7 @@ fn a_child_waits_for_no_lock_of_its_parent() {
 }
 
 fn fork_amid_work(backend: Backend) {
-    const FORKS: usize = 40;
+    let forks = support::often(40);
     let dir = tempfile::tempdir().expect("a directory");
     let build = || {
         let builder = Inotify::builder().backend(backend).buffers(16);
@@ -374,7 +374,7 @@ fn fork_amid_work(backend: Backend) {
         scope.spawn(move || {
             until_done(&|| drop(build().stream().expect("a stream")));
         });
-        for number in 0..FORKS {
+        for number in 0..forks {
             let batch = stream.wait().expect("it goes on").expect("a batch");
             let child = fork(|| {
                 // SAFETY: the parent's own is not touched: this is another process.

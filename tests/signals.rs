@@ -1,13 +1,19 @@
-//! A signal handler that runs while events are waited for and read changes nothing.
+//! A signal handler that runs while events are waited for and read changes nothing, nor does a stop of the process.
+#![cfg(feature = "tokio")]
 
 mod support;
 
 use std::fs;
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use ringwatch::Mask;
-use support::on_every_backend;
+use ringwatch::tree::Tree;
+use ringwatch::{Backend, Inotify, Mask};
+use support::child::{IN_CHILD, again};
+use support::halves::{HALVES, Half};
+use support::{backends, on_every_backend, wait_until};
 
 static HANDLED: AtomicUsize = AtomicUsize::new(0);
 
@@ -66,4 +72,143 @@ fn signals_under_load_lose_nothing_and_end_no_wait() {
         });
         assert!(HANDLED.load(Ordering::Relaxed) > before + 100);
     });
+}
+
+/// Sends a signal to each thread of this process but the calling one, over and over.
+fn storm(done: &AtomicBool) {
+    let (process, own) = (std::process::id(), gettid());
+    while !done.load(Ordering::Relaxed) {
+        for task in fs::read_dir("/proc/self/task").expect("/proc").flatten() {
+            let thread: libc::pid_t = task.file_name().to_string_lossy().parse().expect("a number");
+            if thread != own {
+                // SAFETY: no pointers are passed. A thread that has ended meanwhile is an error, no other thread.
+                unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR1) };
+            }
+            thread::yield_now();
+        }
+    }
+}
+
+fn gettid() -> libc::pid_t {
+    // SAFETY: no pointers are passed.
+    unsafe { libc::gettid() }
+}
+
+fn make(dir: &Path, files: std::ops::Range<usize>) {
+    files.for_each(|number| fs::write(dir.join(number.to_string()), "").expect("a file"));
+}
+
+/// Takes the events of so many files, in order, none missing.
+fn take(half: &mut Half, files: std::ops::Range<usize>) {
+    let mut next = files.start;
+    while next < files.end {
+        for event in &half.wait().expect("it goes on").expect("a batch") {
+            assert_eq!(event.name().expect("a name"), next.to_string().as_str());
+            next += 1;
+        }
+    }
+}
+
+#[test]
+fn a_storm_of_signals_to_every_thread_loses_nothing() {
+    const FILES: usize = 500;
+    install();
+    let before = HANDLED.load(Ordering::Relaxed);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| storm(&done));
+        let _ended = Ended(&done);
+        for &backend in backends() {
+            for name in HALVES {
+                let dir = tempfile::tempdir().expect("a directory");
+                let inotify = Inotify::builder().backend(backend).build().expect("an instance");
+                inotify.add_watch(dir.path(), Mask::CREATE).expect("a watch");
+                let mut half = Half::new(&inotify, name);
+                thread::scope(|scope| {
+                    scope.spawn(|| make(dir.path(), 0..FILES));
+                    take(&mut half, 0..FILES);
+                });
+                inotify.close();
+                assert!(half.wait().is_none(), "{name} on {backend:?}");
+            }
+            let dir = tempfile::tempdir().expect("a directory");
+            (0..200).for_each(|number| fs::create_dir(dir.path().join(format!("dir{number}"))).expect("a directory"));
+            let tree = Tree::builder(dir.path()).backend(backend).open().expect("a tree");
+            assert_eq!(tree.stats().directories, 201);
+            let mut stream = tree.stream().expect("a stream");
+            fs::create_dir_all(dir.path().join("new/deep")).expect("directories");
+            make(&dir.path().join("new/deep"), 0..100);
+            let barrier = tree.barrier().expect("a barrier");
+            let mut made = 0;
+            'all: for batch in stream.blocking() {
+                for change in &batch.expect("it goes on") {
+                    if change.barrier() == Some(barrier) {
+                        break 'all;
+                    }
+                    made += usize::from(change.mask().contains(Mask::CREATE));
+                }
+            }
+            assert_eq!(made, 102);
+        }
+    });
+    assert!(HANDLED.load(Ordering::Relaxed) > before + 100);
+}
+
+/// Ends a storm, also if what it is about fails.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What the process that is stopped does: reads what another makes.
+fn read_until_last(case: &str, dir: &Path) {
+    let (half, backend) = case.split_once(' ').expect("two words");
+    let backend: Backend = backend.parse().expect("a backend");
+    let inotify = Inotify::builder().backend(backend).build().expect("an instance");
+    inotify.add_watch(dir, Mask::CREATE).expect("a watch");
+    let mut half = Half::new(&inotify, half);
+    fs::write(dir.with_extension("ready"), "").expect("a file");
+    take(&mut half, 0..STOPS * FILES_A_STOP);
+}
+
+const STOPS: usize = 10;
+const FILES_A_STOP: usize = 100;
+
+#[test]
+fn a_process_that_is_stopped_and_continued_misses_nothing() {
+    const TEST: &str = "a_process_that_is_stopped_and_continued_misses_nothing";
+    if std::env::var_os(IN_CHILD).is_some() {
+        let [case, dir] = ["CASE", "DIR"].map(|name| std::env::var(format!("RINGWATCH_{name}")).expect("a value"));
+        return read_until_last(&case, Path::new(&dir));
+    }
+    for backend in backends() {
+        for half in HALVES {
+            let above = tempfile::tempdir().expect("a directory");
+            let dir = above.path().join("dir");
+            fs::create_dir(&dir).expect("a directory");
+            let case = format!("{half} {backend:?}").to_lowercase();
+            let mut command = again(TEST);
+            command
+                .env("RINGWATCH_CASE", &case)
+                .env("RINGWATCH_DIR", &dir)
+                .stdout(Stdio::null());
+            let mut child = command.spawn().expect("a child");
+            let process = child.id().cast_signed();
+            // SAFETY: no pointers are passed, and the child was not waited for, so the number is still its own.
+            let send = |signal| assert_eq!(unsafe { libc::kill(process, signal) }, 0);
+            wait_until(|| dir.with_extension("ready").exists());
+            for round in 0..STOPS {
+                let files = round * FILES_A_STOP..(round + 1) * FILES_A_STOP;
+                let half = files.start + FILES_A_STOP / 2;
+                make(&dir, files.start..half);
+                send(libc::SIGSTOP);
+                make(&dir, half..files.end);
+                send(libc::SIGCONT);
+            }
+            assert!(child.wait().expect("an end").success(), "{case}");
+        }
+    }
 }

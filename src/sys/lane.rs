@@ -41,6 +41,9 @@ pub(super) struct Lane {
     pub(super) behind: bool,
     fruitless: u32,
     last_turn: u64,
+    /// What the read under way is to end with.
+    #[cfg(test)]
+    pretended: Option<i32>,
 }
 
 impl Lane {
@@ -57,6 +60,8 @@ impl Lane {
             behind: false,
             fruitless: 0,
             last_turn: 0,
+            #[cfg(test)]
+            pretended: None,
         }
     }
 
@@ -109,7 +114,16 @@ impl Lane {
     }
 
     /// The request to read, from the buffer group `id`.
-    pub(super) fn read(&self, id: u16, multishot: bool) -> squeue::Entry {
+    pub(super) fn read(&mut self, id: u16, multishot: bool) -> squeue::Entry {
+        #[cfg(test)]
+        let multishot = match self.source.feed.faults.next() {
+            Some(super::faults::Fault::End(result)) => {
+                self.pretended = Some(result);
+                return opcode::Nop::new().build();
+            }
+            Some(super::faults::Fault::Short) => false,
+            None => multishot,
+        };
         let fd = Fd(self.source.fd.as_fd().as_raw_fd());
         // Offset -1: at the file's own position, as read(2). inotify has none.
         if multishot {
@@ -137,7 +151,10 @@ impl Lane {
         }
         let filled = cqueue::buffer_select(completion.flags())
             .map(|slot| (slot, self.held.get_mut(usize::from(slot)).and_then(Option::take)));
-        match (completion.result(), filled) {
+        let result = completion.result();
+        #[cfg(test)]
+        let result = self.pretended.take().unwrap_or(result);
+        match (result, filled) {
             (length, Some((slot, Some(mut buffer)))) if length > 0 => {
                 self.lent -= 1;
                 if !buffer.advance(length as usize) {

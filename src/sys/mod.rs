@@ -11,6 +11,8 @@ pub(crate) mod dir;
 pub(crate) mod epoll;
 #[cfg_attr(loom, allow(dead_code, reason = "models bring their own"))]
 mod eventfd;
+#[cfg(test)]
+pub(crate) mod faults;
 mod fence;
 pub(crate) mod fork;
 pub(crate) mod gate;

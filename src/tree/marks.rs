@@ -126,19 +126,21 @@ impl Marks {
         state.own.clear();
         state.unmarked = true;
         drop(state);
-        self.mark_again();
+        // If there is no room, it is tried again.
+        let _ = self.mark_again();
     }
 
     /// Sets again what was lost. There may be no room for a watch; then it is to be tried again.
-    pub(super) fn mark_again(&self) {
+    pub(super) fn mark_again(&self) -> io::Result<()> {
         let state = &mut *self.lock();
         if !state.unmarked {
-            return;
+            return Ok(());
         }
         let numbers: Vec<_> = state.barriers.outstanding().collect();
-        state.unmarked = !numbers.into_iter().all(|number| {
-            let marked = state.mark(&self.inotify, |state, wd| state.barriers.mark(number, wd, true));
-            marked.is_ok()
-        });
+        for number in numbers {
+            state.mark(&self.inotify, |state, wd| state.barriers.mark(number, wd, true))?;
+        }
+        state.unmarked = false;
+        Ok(())
     }
 }

@@ -199,8 +199,8 @@ impl Disk {
             next += 1;
             let place = match &job.parent {
                 None => Ok(self.find(&job.name)),
-                Some((path, expected)) => match self.find(path) {
-                    Some(ino) if ino as u64 == expected.inode => {
+                Some(above) => match self.find(&above.path) {
+                    Some(ino) if ino as u64 == above.identity.inode => {
                         Ok(self.entry(ino, std::str::from_utf8(&job.name).expect("a name")))
                     }
                     _ => Err(Outcome::Lost),

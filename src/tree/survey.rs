@@ -14,6 +14,7 @@ use super::found::Crawl;
 use super::marks::Mark;
 use super::tracker::Out;
 use super::worker::{Shared, Worker, add_one};
+use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 use crate::queue::add;
 use crate::sys::dir::Dir;
@@ -25,6 +26,7 @@ const SCAN_BATCH: usize = 64 * 1024;
 impl Worker {
     /// There is nothing to work on: time to look at what is new, and to let go. Answers whether something was done.
     pub(super) fn look_around(&mut self) -> bool {
+        self.retry = false;
         for mark in std::mem::take(&mut self.unmarked) {
             self.mark(mark);
         }
@@ -37,7 +39,9 @@ impl Worker {
             });
             self.hand_on(None, draft);
         }
-        self.shared.marks.mark_again();
+        if let Err(error) = self.shared.marks.mark_again() {
+            self.not_marked(&error);
+        }
         if self.tracker.awaits {
             self.await_missing();
         }
@@ -95,10 +99,36 @@ impl Worker {
     }
 
     pub(super) fn mark(&mut self, mark: Mark) {
-        if let Err(error) = self.shared.marks.set(mark) {
-            self.crowded = error.raw_os_error() == Some(libc::ENOSPC);
-            self.unmarked.push(mark);
+        match self.shared.marks.set(mark) {
+            Ok(()) => self.refused = 0,
+            Err(error) => {
+                self.crowded = error.raw_os_error() == Some(libc::ENOSPC);
+                self.unmarked.push(mark);
+                self.not_marked(&error);
+            }
         }
+    }
+
+    /// A marker could not be set. It is tried again, for ever if it only wants room; else not, for without markers nobody
+    /// knows what is older and what newer.
+    fn not_marked(&mut self, error: &io::Error) {
+        /// Five milliseconds each.
+        const MOST_REFUSED: u32 = 1_000;
+        self.retry = true;
+        if error.raw_os_error() == Some(libc::ENOSPC) {
+            return;
+        }
+        self.refused += 1;
+        if self.refused > MOST_REFUSED {
+            self.fail(Error::os(ErrorKind::ReaderFailed, "set marker in the stream", error));
+        }
+    }
+
+    /// The tree ends with this.
+    pub(super) fn fail(&mut self, error: Error) {
+        self.failure = Some(error.clone());
+        self.shared.outlet.push(Err(error));
+        self.ended = true;
     }
 
     /// Removes some of the watches that nobody needs. Answers whether there were any.

@@ -84,6 +84,12 @@ pub(super) struct Worker {
     pub(super) unmarked: Vec<Mark>,
     /// There was no room for the watch that those need.
     pub(super) crowded: bool,
+    /// Something is to be tried again soon.
+    pub(super) retry: bool,
+    /// Markers in a row that were refused, and not for lack of room.
+    pub(super) refused: u32,
+    /// Why it ended.
+    pub(super) failure: Option<Error>,
     pub(super) opened: bool,
     pub(super) ended: bool,
 }
@@ -119,6 +125,9 @@ impl Worker {
             awaiting: Vec::new(),
             unmarked: Vec::new(),
             crowded: false,
+            retry: false,
+            refused: 0,
+            failure: None,
             opened: false,
             ended: false,
         }
@@ -143,7 +152,7 @@ impl Worker {
             }
             if !self.ended && !self.look_around() {
                 // What could not be done for lack of room is tried again.
-                match self.unmarked.is_empty() {
+                match self.unmarked.is_empty() && !self.retry {
                     true => thread::park(),
                     false => thread::park_timeout(Duration::from_millis(5)),
                 }
@@ -176,10 +185,7 @@ impl Worker {
             Taken::Failed(failure) => match go_on(&self.shared.core, failure) {
                 // There may be something behind it.
                 Ok(()) => self.waker.wake_by_ref(),
-                Err(error) => {
-                    self.shared.outlet.push(Err(error));
-                    self.ended = true;
-                }
+                Err(error) => self.fail(error),
             },
             Taken::Closed => self.ended = true,
             Taken::Empty => {}
@@ -434,6 +440,9 @@ impl Worker {
         if self.shared.counts.cancelled.load(Ordering::Relaxed) {
             let error = Error::text(ErrorKind::Cancelled, "open tree", "it was cancelled");
             return Err(error);
+        }
+        if let Some(error) = &self.failure {
+            return Err(error.clone());
         }
         if !self.opened {
             return Err(Error::text(ErrorKind::ReaderFailed, "open tree", "reading has ended"));

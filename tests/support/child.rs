@@ -19,7 +19,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_thr
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 /// Set in the child.
-const IN_CHILD: &str = "RINGWATCH_TEST_CHILD";
+pub(crate) const IN_CHILD: &str = "RINGWATCH_TEST_CHILD";
 
 /// The one user and group that has no rights of its own.
 const NOBODY: libc::c_long = 65_534;
@@ -72,7 +72,7 @@ fn outcome(command: &mut Command) -> Result<(), String> {
     // It says less than a pipe holds.
     let begun = Instant::now();
     while child.try_wait().map_err(|error| error.to_string())?.is_none() {
-        if begun.elapsed() > super::PATIENCE {
+        if begun.elapsed() > 4 * super::PATIENCE {
             child.kill().map_err(|error| error.to_string())?;
             let output = child.wait_with_output().map_err(|error| error.to_string())?;
             return Err(format!("it hung:\n{}", String::from_utf8_lossy(&output.stderr)));
@@ -125,7 +125,8 @@ pub(crate) fn in_namespaces(test: &str, body: impl FnOnce()) {
     }
 }
 
-fn again(test: &str) -> Command {
+/// The test program, to run this test alone, as a child.
+pub(crate) fn again(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("the path of the test program"));
     command.args(["--exact", test, "--nocapture"]).env(IN_CHILD, "1");
     command
@@ -236,22 +237,34 @@ pub(crate) fn deny_calls(calls: &[libc::c_long], errno: i32) {
 
 /// Mounts an empty file system in memory, in a mount namespace of one's own.
 pub(crate) fn mount_memory(at: &Path) -> io::Result<()> {
-    mount(Path::new("tmpfs"), at, c"tmpfs", 0)
+    mount_memory_as(at, c"")
+}
+
+/// With options, such as `size=16k`.
+pub(crate) fn mount_memory_as(at: &Path, options: &std::ffi::CStr) -> io::Result<()> {
+    mount(Path::new("tmpfs"), at, c"tmpfs", 0, options)
 }
 
 /// Mounts what is at one place at another too.
 pub(crate) fn mount_again(from: &Path, at: &Path) -> io::Result<()> {
-    mount(from, at, c"none", libc::MS_BIND)
+    mount(from, at, c"none", libc::MS_BIND, c"")
 }
 
-fn mount(what: &Path, at: &Path, kind: &std::ffi::CStr, flags: libc::c_ulong) -> io::Result<()> {
+fn mount(
+    what: &Path,
+    at: &Path,
+    kind: &std::ffi::CStr,
+    flags: libc::c_ulong,
+    options: &std::ffi::CStr,
+) -> io::Result<()> {
     let nothing = ptr::null();
     let private = libc::MS_REC | libc::MS_PRIVATE;
     // SAFETY: the target is a NUL-terminated literal, and the other pointers may be null for this flag.
     done(unsafe { libc::mount(nothing, c"/".as_ptr(), nothing, private, nothing.cast()) })?;
     let (what, at) = (path(what), path(at));
-    // SAFETY: the strings are NUL-terminated and live through the call; there is no data.
-    done(unsafe { libc::mount(what.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, nothing.cast()) }).map(drop)
+    let options = options.as_ptr().cast();
+    // SAFETY: the strings are NUL-terminated and live through the call.
+    done(unsafe { libc::mount(what.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, options) }).map(drop)
 }
 
 pub(crate) fn unmount(at: &Path) -> io::Result<()> {

@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod child;
+#[cfg(feature = "tokio")]
+pub(crate) mod halves;
 pub(crate) mod kernel;
 
 use std::collections::VecDeque;
@@ -151,6 +153,15 @@ impl Recorder {
             ReadingHalf::Reader(reader) => reader.wait_timeout(PATIENCE),
         };
         next.map(|batch| batch.expect("a batch that was due did not come"))
+    }
+
+    /// Whether no batch comes for so long.
+    pub(crate) fn nothing_for(&mut self, time: Duration) -> bool {
+        let next = match &mut self.half {
+            ReadingHalf::Stream(stream) => stream.wait_timeout(time),
+            ReadingHalf::Reader(reader) => reader.wait_timeout(time),
+        };
+        next.expect("reading goes on").is_none()
     }
 
     /// The next batch, however long that takes, or none at the end.

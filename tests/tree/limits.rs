@@ -30,7 +30,7 @@ fn refused(tree: &Tree) -> BTreeSet<PathBuf> {
         assert_eq!(uncovered.error.path(), Some(&*uncovered.path));
         let remedy = uncovered.error.remedy().expect("a remedy");
         assert!(
-            remedy.contains("raise it with sysctl fs.inotify.max_user_watches=N"),
+            remedy.contains("raise it with sysctl user.max_inotify_watches=N"),
             "{remedy}"
         );
         uncovered.path

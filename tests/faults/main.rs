@@ -1,0 +1,264 @@
+//! Faults in the middle: each system call that the library makes fails once, at its first, second, third time, and for
+//! ever, with each error that it can have; through every reading half, on both backends.
+//!
+//! What may come of it: all events arrive; or a loss is said; or an error ends it that names the operation. What may not: a
+//! wait without end, a spin, a silent end, a panic, a descriptor or a thread left behind. And once the fault is over,
+//! everything works again.
+//!
+//! Which calls those are is found out by counting them in a run without faults. `RINGWATCH_FAULTS=all` takes all errors and
+//! more places, which takes minutes.
+#![cfg(feature = "tokio")]
+
+mod errors;
+mod halves;
+mod inject;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::Instant;
+
+use ringwatch::{Backend, ErrorKind, Result};
+use tokio::runtime::Runtime;
+
+use crate::halves::{Half, Seen};
+use crate::inject::{Fault, Injector};
+use crate::support::child::in_children;
+use crate::support::wait_until;
+
+/// Files that are made, in bursts; each burst when the one before was seen.
+const FILES: usize = 24;
+const BURST: usize = 6;
+
+/// Calls of a whole run: some hundreds are normal, and an error that is tried again for two seconds makes thousands.
+const MOST_CALLS: u32 = 20_000;
+
+const SCENARIOS: [(&str, Backend); 11] = [
+    ("stream", Backend::Auto),
+    ("stream", Backend::Uring),
+    ("stream", Backend::Epoll),
+    ("reader", Backend::Auto),
+    ("reader", Backend::Epoll),
+    ("shown", Backend::Auto),
+    ("shown", Backend::Epoll),
+    ("tokio", Backend::Auto),
+    ("tokio", Backend::Epoll),
+    ("tree", Backend::Auto),
+    ("tree", Backend::Epoll),
+];
+
+/// What the thread under test tells the one that makes files.
+enum Told {
+    /// It is watching: now.
+    Watching,
+    /// It is through.
+    Done(Result<Seen>),
+}
+
+/// How far the thread under test is.
+#[derive(Default)]
+struct Progress {
+    seen: AtomicUsize,
+    done: AtomicBool,
+}
+
+/// Says that it is through, however it ends.
+struct Done<'a>(&'a Progress);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.done.store(true, Ordering::SeqCst);
+    }
+}
+
+fn make(dir: &Path, progress: &Progress) {
+    for number in 0..FILES {
+        if number % BURST == 0 {
+            wait_until(|| progress.seen.load(Ordering::SeqCst) >= number || progress.done.load(Ordering::SeqCst));
+        }
+        if number == FILES / 2 {
+            halves::make_below(dir);
+        }
+        fs::write(dir.join(number.to_string()), "").expect("a file");
+    }
+}
+
+/// Watches, reads until the last file, and lets go.
+fn attempt(
+    (half, backend, runtime): (&str, Backend, &'static Runtime),
+    dir: &Path,
+    progress: &Progress,
+    tell: &Sender<Told>,
+) -> Result<Seen> {
+    let mut half = Half::new(half, backend, dir, runtime)?;
+    tell.send(Told::Watching).expect("someone listens");
+    half.read(FILES, &progress.seen)
+}
+
+/// Two attempts on one thread that is supervised, the second without faults. Answers what came of the first.
+fn run(half: &'static str, backend: Backend, injector: &'static Injector) -> Result<Seen> {
+    let runtime = halves::runtime();
+    let dirs = [tempfile::tempdir(), tempfile::tempdir()].map(|dir| dir.expect("a directory"));
+    injector.start();
+    wait_until(|| Has::now().threads >= 2);
+    let before = Has::now();
+    let (tell, told) = channel();
+    let mut outcomes = Vec::new();
+    let progress = &[Progress::default(), Progress::default()];
+    let paths = dirs.each_ref().map(|dir| dir.path());
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            injector.enter().expect("a supervised thread");
+            for (dir, progress) in paths.into_iter().zip(progress) {
+                let _done = Done(progress);
+                let outcome = attempt((half, backend, runtime), dir, progress, &tell);
+                injector.stop_failing();
+                tell.send(Told::Done(outcome)).expect("someone listens");
+            }
+        });
+        for told in told {
+            match told {
+                Told::Watching => make(paths[outcomes.len()], &progress[outcomes.len()]),
+                Told::Done(outcome) => outcomes.push(outcome),
+            }
+        }
+    });
+    // The listener itself is one more.
+    Has::settle(before.descriptors + 1, before.threads);
+    let second = outcomes.pop().expect("two outcomes").expect("it works again");
+    assert_eq!(second.complete(FILES), Ok(()), "behind the fault");
+    let total = injector.total();
+    assert!(total < MOST_CALLS, "{total} calls: it spins, on {}", injector.last());
+    outcomes.pop().expect("two outcomes")
+}
+
+/// What a process has.
+#[derive(Clone, Copy, Debug)]
+struct Has {
+    descriptors: usize,
+    threads: usize,
+}
+
+impl Has {
+    fn now() -> Self {
+        let entries = |path| fs::read_dir(path).expect("/proc").count();
+        Self {
+            descriptors: entries("/proc/self/fd"),
+            threads: entries("/proc/self/task"),
+        }
+    }
+
+    /// Threads and descriptors go a moment after the last handle. On a busy machine the kernel may take seconds to close an
+    /// inotify descriptor.
+    fn settle(descriptors: usize, threads: usize) {
+        let begun = Instant::now();
+        loop {
+            let now = Self::now();
+            if now.descriptors <= descriptors && now.threads <= threads {
+                return;
+            }
+            assert!(
+                begun.elapsed() < 3 * support::PATIENCE,
+                "left behind: {now:?}, of at most {descriptors} descriptors and {threads} threads: {}",
+                threads_now()
+            );
+            thread::yield_now();
+        }
+    }
+}
+
+/// Each thread, with the call it is in, and where in that.
+fn threads_now() -> String {
+    let tasks = fs::read_dir("/proc/self/task").expect("/proc");
+    let one = |task: fs::DirEntry| {
+        let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        format!("{}{}{}", read("comm"), read("syscall"), read("stack"))
+    };
+    tasks.flatten().map(one).collect()
+}
+
+fn scenario(number: &str) -> (&'static str, Backend) {
+    SCENARIOS[number.parse::<usize>().expect("a number")]
+}
+
+/// The calls that a scenario makes, and how often.
+fn count(number: usize) -> Vec<(libc::c_long, u32)> {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let case = format!("{number} {}", file.path().display());
+    in_children("a_run_without_faults_sees_everything", &[case], |_| ());
+    let text = fs::read_to_string(file.path()).expect("counts");
+    let pair = |line: &str| {
+        let (call, count) = line.split_once(' ').expect("two numbers");
+        (call.parse().expect("a number"), count.parse().expect("a number"))
+    };
+    text.lines().map(pair).collect()
+}
+
+fn available() -> impl Iterator<Item = usize> {
+    let there = support::backends();
+    (0..SCENARIOS.len()).filter(|&number| SCENARIOS[number].1 == Backend::Auto || there.contains(&SCENARIOS[number].1))
+}
+
+#[test]
+fn a_run_without_faults_sees_everything() {
+    let cases: Vec<_> = available().map(|number| format!("{number} ")).collect();
+    in_children("a_run_without_faults_sees_everything", &cases, |case| {
+        let (number, file) = case.split_once(' ').expect("two parts");
+        let (half, backend) = scenario(number);
+        let injector = Injector::new(None);
+        let seen = run(half, backend, injector).expect("no error");
+        assert_eq!(seen.complete(FILES), Ok(()));
+        if !file.is_empty() {
+            let lines = injector.counts().map(|(call, count)| format!("{call} {count}\n"));
+            fs::write(file, lines.collect::<String>()).expect("the counts written");
+        }
+    });
+}
+
+#[test]
+fn every_call_fails_and_nothing_hangs_spins_or_ends_in_silence() {
+    let all = std::env::var("RINGWATCH_FAULTS").as_deref() == Ok("all");
+    let mut cases = Vec::new();
+    if std::env::var_os("RINGWATCH_TEST_CHILD").is_none() {
+        for number in available() {
+            let faults = errors::faults(SCENARIOS[number].0, &count(number), all);
+            let line = |Fault {
+                            call,
+                            errno,
+                            from,
+                            count,
+                        }| format!("{number} {call} {errno} {from} {count}");
+            cases.extend(faults.into_iter().map(line));
+        }
+        println!("{} faults", cases.len());
+    }
+    in_children(
+        "every_call_fails_and_nothing_hangs_spins_or_ends_in_silence",
+        &cases,
+        |case| {
+            let parts: Vec<_> = case.split(' ').collect();
+            let (half, backend) = scenario(parts[0]);
+            let fault = Fault {
+                call: parts[1].parse().expect("a number"),
+                errno: parts[2].parse().expect("a number"),
+                from: parts[3].parse().expect("a number"),
+                count: parts[4].parse().expect("a number"),
+            };
+            match run(half, backend, Injector::new(Some(fault))) {
+                Ok(seen) => assert_eq!(seen.complete(FILES), Ok(()), "{half} on {backend:?}, {fault:?}"),
+                Err(error) => {
+                    println!("{half} on {backend:?}, {fault:?}: {error}");
+                    assert!(
+                        error.kind() != ErrorKind::Malformed && error.kind() != ErrorKind::Closed,
+                        "{error}"
+                    );
+                    assert!(!error.operation().is_empty());
+                }
+            }
+        },
+    );
+}

@@ -1,0 +1,367 @@
+//! Limits that are reached and places that are missing: each gives an error that names what is lacking and what mends it, and
+//! what there was before goes on.
+//!
+//! Each test runs in a child, most in a user namespace with limits of its own, so that nothing of the machine is touched.
+
+mod support;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ringwatch::tree::Tree;
+use ringwatch::{Backend, Error, ErrorKind, Inotify, Limits, Mask, Result};
+use support::child::{in_child, in_namespaces, mount_memory, mount_memory_as};
+use support::{Flood, backends, on_every_backend, seen, skip};
+
+/// Sets a limit of this user namespace. False if that is not allowed.
+fn limit(name: &str, value: usize) -> bool {
+    let written = fs::write(Path::new("/proc/sys/user").join(name), value.to_string());
+    if let Err(denied) = &written {
+        skip("a limit of its own", "RINGWATCH_REQUIRE_NAMESPACES", denied);
+    }
+    written.is_ok()
+}
+
+fn assert_names(error: &Error, kind: ErrorKind, remedy: &str) {
+    assert_eq!(error.kind(), kind, "{error}");
+    assert!(error.remedy().is_some_and(|text| text.contains(remedy)), "{error}");
+}
+
+#[test]
+fn no_watch_is_left() {
+    in_namespaces("no_watch_is_left", || {
+        on_every_backend(|setup| {
+            let dir = tempfile::tempdir().expect("a directory");
+            let dirs: Vec<PathBuf> = (0..4).map(|number| dir.path().join(number.to_string())).collect();
+            dirs.iter().for_each(|dir| fs::create_dir(dir).expect("a directory"));
+            if !limit("max_inotify_watches", 1_000) {
+                return;
+            }
+            let mut recorder = setup.recorder();
+            assert!(limit("max_inotify_watches", 3));
+            let watch = recorder.watch(&dirs[0], Mask::CREATE);
+            dirs[1..3]
+                .iter()
+                .for_each(|dir| drop(recorder.watch(dir, Mask::CREATE)));
+            let remedy = "user.max_inotify_watches of this user namespace is 3; raise it with sysctl \
+                          user.max_inotify_watches=N";
+            let refused = recorder.inotify.add_watch(&dirs[3], Mask::CREATE).unwrap_err();
+            assert_names(&refused, ErrorKind::WatchLimit, remedy);
+            assert_eq!(refused.path(), Some(&*dirs[3]));
+            // A mark needs a watch for a moment.
+            assert_names(&recorder.inotify.barrier().unwrap_err(), ErrorKind::WatchLimit, remedy);
+            // What is watched is watched on, and may be changed.
+            recorder.watch(&dirs[1], Mask::CREATE | Mask::DELETE);
+            fs::write(dirs[1].join("a"), "").expect("a file");
+            recorder.inotify.rm_watch(&watch).expect("it had not ended");
+            let events = recorder.events();
+            assert_eq!(seen(&events), [(Mask::CREATE, "a"), (Mask::IGNORED, "")]);
+            recorder.watch(&dirs[3], Mask::CREATE);
+            assert_eq!(recorder.inotify.watches().len(), 3);
+            limit("max_inotify_watches", 1_000);
+        });
+    });
+}
+
+#[test]
+fn no_instance_is_left() {
+    in_namespaces("no_instance_is_left", || {
+        if !limit("max_inotify_instances", 2) {
+            return;
+        }
+        let remedy = "user.max_inotify_instances of this user namespace is 2; raise it with sysctl";
+        for &backend in [&[Backend::Auto], backends()].concat().iter() {
+            let build = || Inotify::builder().backend(backend).build();
+            let (first, second) = (build().expect("an instance"), build().expect("an instance"));
+            for _ in 0..3 {
+                assert_names(&build().unwrap_err(), ErrorKind::InstanceLimit, remedy);
+                assert_names(
+                    &Tree::new("/proc").map(drop).unwrap_err(),
+                    ErrorKind::InstanceLimit,
+                    remedy,
+                );
+            }
+            drop(first);
+            let third = build().expect("an instance");
+            drop((second, third));
+        }
+    });
+}
+
+/// Before anything of io_uring was found out, which takes an instance as well.
+#[test]
+fn no_instance_is_left_from_the_beginning() {
+    in_namespaces("no_instance_is_left_from_the_beginning", || {
+        if !limit("max_inotify_instances", 0) {
+            return;
+        }
+        for backend in [Backend::Uring, Backend::Auto, Backend::Epoll] {
+            let refused = Inotify::builder().backend(backend).build().unwrap_err();
+            if backend == Backend::Uring && refused.raw_os_error() != Some(libc::EMFILE) {
+                // io_uring itself is refused here.
+                continue;
+            }
+            assert_names(
+                &refused,
+                ErrorKind::InstanceLimit,
+                "user.max_inotify_instances of this user namespace is 0",
+            );
+        }
+        limit("max_inotify_instances", 10);
+        let inotify = Inotify::new().expect("an instance");
+        assert_eq!(
+            Some(inotify.backend().kind()),
+            Inotify::new().ok().map(|other| other.backend().kind())
+        );
+    });
+}
+
+/// Everything that opens a descriptor.
+fn everything(backend: Backend, dir: &Path) -> Result<()> {
+    let inotify = Inotify::builder().backend(backend).build()?;
+    inotify.add_watch(dir, Mask::CREATE)?;
+    inotify.barrier()?;
+    let mut reader = inotify.reader()?;
+    while reader
+        .wait()
+        .expect("it is not closed")?
+        .iter()
+        .all(|event| event.barrier().is_none())
+    {}
+    drop(reader);
+    let mut stream = inotify.stream()?;
+    inotify.barrier()?;
+    while stream
+        .wait()
+        .expect("it is not closed")?
+        .iter()
+        .all(|event| event.barrier().is_none())
+    {}
+    let tree = Tree::builder(dir).backend(backend).open()?;
+    tree.barrier()?;
+    Ok(())
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").expect("/proc").count() - 1
+}
+
+fn allow_descriptors(count: usize) {
+    let limit = libc::rlimit {
+        rlim_cur: count as libc::rlim_t,
+        rlim_max: 20_000,
+    };
+    // SAFETY: the limit lives through the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+}
+
+#[test]
+fn no_descriptor_is_left() {
+    in_child(
+        "no_descriptor_is_left",
+        |_| {},
+        || {
+            let dir = tempfile::tempdir().expect("a directory");
+            fs::create_dir_all(dir.path().join("a/b")).expect("directories");
+            for &backend in backends() {
+                let before = descriptors();
+                everything(backend, dir.path()).expect("enough of everything");
+                support::wait_until(|| descriptors() <= before);
+                let mut refused = 0;
+                for more in 0..40 {
+                    allow_descriptors(before + more);
+                    match everything(backend, dir.path()) {
+                        Ok(()) => break,
+                        Err(error) => assert_names(&error, ErrorKind::DescriptorLimit, "raise RLIMIT_NOFILE"),
+                    }
+                    refused += 1;
+                }
+                assert!((6..40).contains(&refused), "{refused}");
+                allow_descriptors(1_000);
+                everything(backend, dir.path()).expect("enough of everything");
+                support::wait_until(|| descriptors() <= before);
+            }
+        },
+    );
+}
+
+#[test]
+fn proc_is_missing() {
+    in_namespaces("proc_is_missing", || {
+        let dir = tempfile::tempdir().expect("a directory");
+        if let Err(denied) = mount_memory(Path::new("/proc")) {
+            return skip("a mount", "RINGWATCH_REQUIRE_NAMESPACES", &denied);
+        }
+        assert!(!Path::new("/proc/self").exists());
+        assert_names_proc(&Limits::read().unwrap_err());
+        on_every_backend(|setup| {
+            let mut recorder = setup.recorder();
+            recorder.watch(dir.path(), Mask::CREATE);
+            fs::write(dir.path().join("a"), "").expect("a file");
+            let names: Vec<_> = recorder.batch().iter().map(|event| event.to_owned()).collect();
+            assert_eq!(seen(&names), [(Mask::CREATE, "a")]);
+            let barrier = recorder.inotify.barrier().unwrap_err();
+            assert_names(&barrier, ErrorKind::NotFound, "mount /proc");
+            assert_eq!(recorder.inotify.watches().len(), 1);
+            fs::remove_file(dir.path().join("a")).expect("the file removed");
+        });
+        for &backend in backends() {
+            let refused = Tree::builder(dir.path()).backend(backend).open().map(drop).unwrap_err();
+            assert_names(&refused, ErrorKind::NotFound, "mount /proc");
+        }
+    });
+}
+
+fn assert_names_proc(error: &Error) {
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.path().is_some_and(|path| path.starts_with("/proc")), "{error}");
+}
+
+#[test]
+fn shared_memory_and_temporary_files_are_missing() {
+    in_namespaces("shared_memory_and_temporary_files_are_missing", || {
+        let dir = tempfile::tempdir_in("/var/tmp").or_else(|_| tempfile::tempdir_in("/"));
+        let dir = dir.expect("a directory");
+        for place in ["/dev", "/tmp"] {
+            if let Err(denied) = mount_memory_as(Path::new(place), c"mode=000,nr_inodes=1") {
+                return skip("a mount", "RINGWATCH_REQUIRE_NAMESPACES", &denied);
+            }
+        }
+        assert!(!Path::new("/dev/shm").exists() && fs::write("/tmp/file", "").is_err());
+        for &backend in backends() {
+            everything(backend, dir.path()).expect("none of it is needed");
+        }
+    });
+}
+
+/// A watcher writes nothing, so a full disk is nothing to it.
+#[test]
+fn the_disk_is_full() {
+    in_namespaces("the_disk_is_full", || {
+        let dir = tempfile::tempdir().expect("a directory");
+        if let Err(denied) = mount_memory_as(dir.path(), c"size=16k,nr_inodes=12") {
+            return skip("a mount", "RINGWATCH_REQUIRE_NAMESPACES", &denied);
+        }
+        let full = dir.path().join("full");
+        fs::create_dir(&full).expect("a directory");
+        while fs::write(full.join("filling"), vec![0; 64 << 10]).is_ok() {}
+        let mut names = (0..).map(|number| full.join(number.to_string()));
+        let refused = names.find_map(|name| fs::write(name, "").err()).expect("an error");
+        assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
+        for &backend in backends() {
+            everything(backend, &full).expect("none of it writes");
+        }
+        on_every_backend(|setup| {
+            let mut recorder = setup.recorder();
+            recorder.watch(&full, Mask::CHANGES);
+            fs::rename(full.join("0"), full.join("renamed")).expect("renamed");
+            fs::rename(full.join("renamed"), full.join("0")).expect("renamed");
+            let events = recorder.events();
+            let names: Vec<_> = seen(&events).into_iter().map(|(_, name)| name).collect();
+            assert_eq!(names, ["0", "renamed", "renamed", "0"]);
+        });
+        let tree = Tree::new(&full).expect("a tree");
+        let mut stream = tree.stream().expect("a stream");
+        fs::remove_file(full.join("0")).expect("removed");
+        fs::create_dir(full.join("dir")).expect("there is room again");
+        let barrier = tree.barrier().expect("a barrier");
+        let mut paths = Vec::new();
+        'all: for batch in stream.blocking() {
+            for change in &batch.expect("it goes on") {
+                if change.barrier() == Some(barrier) {
+                    break 'all;
+                }
+                paths.extend(change.path());
+            }
+        }
+        assert!(
+            paths.contains(&full.join("0")) && paths.contains(&full.join("dir")),
+            "{paths:?}"
+        );
+    });
+}
+
+/// A cgroup of its own, which goes with it.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(bytes: usize) -> io::Result<Self> {
+        let name = format!("ringwatch-{}", std::process::id());
+        let (root, limit) = match fs::exists("/sys/fs/cgroup/memory/memory.limit_in_bytes")? {
+            true => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            false => ("/sys/fs/cgroup", "memory.max"),
+        };
+        let group = Self(Path::new(root).join(name));
+        if limit == "memory.max" {
+            fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory")?;
+        }
+        fs::create_dir(&group.0)?;
+        fs::write(group.0.join(limit), bytes.to_string())?;
+        Ok(group)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if self.0.exists()
+            && let Err(error) = fs::remove_dir(&self.0)
+        {
+            eprintln!("{:?} could not be removed: {error}", self.0);
+        }
+    }
+}
+
+/// A consumer that stalls in a cgroup which has little more than the budget: nothing is killed, and what did not fit is said.
+#[test]
+fn there_is_little_memory() {
+    const LITTLE: usize = 32 << 20;
+    if std::env::var_os("RINGWATCH_TEST_CHILD").is_none() {
+        let group = match Cgroup::new(LITTLE) {
+            Ok(group) => group,
+            Err(denied) => return skip("a cgroup of its own", "RINGWATCH_REQUIRE_CGROUP", &denied),
+        };
+        let procs = group.0.join("cgroup.procs");
+        return in_child(
+            "there_is_little_memory",
+            |command: &mut Command| {
+                command.env("RINGWATCH_CGROUP", &procs);
+            },
+            || (),
+        );
+    }
+    let procs = std::env::var_os("RINGWATCH_CGROUP").expect("a cgroup");
+    fs::write(procs, std::process::id().to_string()).expect("moved into the cgroup");
+    for &backend in backends() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let inotify = Inotify::builder().backend(backend).build().expect("an instance");
+        inotify.add_watch(dir.path(), Mask::MODIFY).expect("a watch");
+        let mut stream = inotify.stream().expect("a stream");
+        let mut flood = Flood::new(dir.path());
+        // More than the budget and the kernel's queue hold.
+        const CAUSED: usize = 600_000;
+        flood.cause(CAUSED);
+        let barrier = inotify.barrier().expect("a barrier");
+        let (mut before, mut lost) = (Vec::new(), 0);
+        'all: for batch in stream.blocking() {
+            for event in &batch.expect("it goes on") {
+                if event.barrier() == Some(barrier) {
+                    break 'all;
+                }
+                lost += usize::from(event.mask().contains(Mask::Q_OVERFLOW));
+                if lost == 0 && before.len() < 100_000 {
+                    before.push(event.to_owned());
+                }
+            }
+        }
+        assert!(lost > 0 && before.len() >= 16_000, "{lost} and {}", before.len());
+        Flood::assert_caused(&before);
+        // And it goes on.
+        flood.cause(10);
+        let mut more = 0;
+        while more < 10 {
+            more += stream.wait().expect("it goes on").expect("a batch").len();
+        }
+    }
+}
