@@ -135,58 +135,8 @@ fn fields(header: &[u8; HEADER]) -> [u32; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzzing::{decoded as fast, plainly as oracle};
     use proptest::prelude::*;
-
-    /// wd, mask, cookie, name.
-    type Plain = (i32, u32, u32, Vec<u8>);
-
-    /// The slow, obvious decoder: one byte at a time, copies everything.
-    fn oracle(bytes: &[u8]) -> (Vec<Plain>, bool) {
-        let mut events = Vec::new();
-        let mut at = 0;
-        while at < bytes.len() {
-            if bytes.len() - at < 16 {
-                return (events, false);
-            }
-            let word = |k: usize| {
-                let mut w = [0; 4];
-                for (i, byte) in w.iter_mut().enumerate() {
-                    *byte = bytes[at + 4 * k + i];
-                }
-                u32::from_ne_bytes(w)
-            };
-            let len = word(3) as usize;
-            if len > bytes.len() - at - 16 {
-                return (events, false);
-            }
-            let mut name = Vec::new();
-            for &byte in &bytes[at + 16..at + 16 + len] {
-                if byte == 0 {
-                    break;
-                }
-                name.push(byte);
-            }
-            events.push((word(0) as i32, word(1), word(2), name));
-            at += 16 + len;
-        }
-        (events, true)
-    }
-
-    fn fast(bytes: &[u8]) -> (Vec<Plain>, bool) {
-        let mut events = Vec::new();
-        for record in Records::new(bytes) {
-            match record {
-                Ok(r) => events.push((
-                    r.wd,
-                    r.mask.bits(),
-                    r.cookie,
-                    r.name().map_or_else(Vec::new, |n| n.as_bytes().to_vec()),
-                )),
-                Err(_) => return (events, false),
-            }
-        }
-        (events, true)
-    }
 
     fn record(wd: i32, mask: u32, cookie: u32, name: &[u8], padding: usize) -> Vec<u8> {
         let mut bytes = Vec::new();

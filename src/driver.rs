@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{self, Arc, PoisonError};
 use std::time::Duration;
 
 use crate::backend::Features;
@@ -16,6 +16,7 @@ use crate::core::Unmade;
 use crate::engine::{Engine, Source, SourceId, Wait};
 use crate::error::{Error, ErrorKind};
 use crate::queue::{Failure, Feed};
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::fork::{Home, PerProcess};
 use crate::sys::notifier::Notifier;
 use crate::sys::thread::spawn_without_signals;
@@ -64,9 +65,9 @@ enum Command {
 }
 
 /// The drivers of this process, each with the number of its streams.
-static DRIVERS: PerProcess<Mutex<Vec<(Driver, usize)>>> = PerProcess::new();
+static DRIVERS: PerProcess<sync::Mutex<Vec<(Driver, usize)>>> = PerProcess::new();
 
-fn drivers() -> MutexGuard<'static, Vec<(Driver, usize)>> {
+fn drivers() -> sync::MutexGuard<'static, Vec<(Driver, usize)>> {
     DRIVERS.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -88,7 +89,7 @@ impl Driver {
             wanted,
             home: Home::new(),
             notifier: Arc::new(Notifier::new()?),
-            mailbox: Mutex::default(),
+            mailbox: Mutex::new(Mailbox::default()),
         }));
         let (ready, started) = sync_channel(1);
         let body = driver.clone();
@@ -118,6 +119,42 @@ impl Driver {
     /// The stream that joined was not made.
     pub(crate) fn give_up(&self) {
         self.tell(Command::GiveUp);
+    }
+
+    /// One whose thread is a model's: see [`Driver::obey`].
+    #[cfg(loom)]
+    pub(crate) fn modelled(notifier: Arc<Notifier>) -> Self {
+        let wanted = Wanted {
+            uring: None,
+            window: Duration::ZERO,
+        };
+        let driver = Self(Arc::new(Shared {
+            wanted,
+            home: Home::new(),
+            notifier,
+            mailbox: Mutex::new(Mailbox::default()),
+        }));
+        drivers().push((driver.clone(), 1));
+        driver
+    }
+
+    /// What the thread does, without an engine: obeys until its last stream is gone, then ends.
+    #[cfg(loom)]
+    pub(crate) fn obey(&self) {
+        loop {
+            let command = self.mailbox().commands.pop_front();
+            match command {
+                Some(Command::Detach(feed)) => {
+                    feed.queue.left();
+                    if self.one_less() {
+                        return self.end(None, None);
+                    }
+                }
+                Some(_) => unreachable!("models only detach"),
+                None if self.0.notifier.clear() => {}
+                None => drop(self.0.notifier.sleep(Duration::MAX)),
+            }
+        }
     }
 
     #[cfg(test)]

@@ -16,15 +16,22 @@ mod driver;
 mod engine;
 mod error;
 mod event;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), doc(hidden))]
+pub mod fuzzing;
 mod inotify;
 mod limits;
 mod mask;
+#[cfg(loom)]
+#[doc(hidden)]
+pub mod models;
 mod queue;
 mod reader;
 #[cfg(feature = "tokio")]
 mod reader_stream;
 mod stats;
 mod stream;
+mod sync;
 mod sys;
 mod table;
 pub mod tree;

@@ -4,14 +4,16 @@
 //! delivers it. It is bounded by the pool: every entry owns a buffer.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::Waker;
 use std::time::Instant;
 
 use crate::decode::Records;
 use crate::driver::Driver;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::MutexGuard;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::notifier::Notifier;
 use crate::sys::pool::{Buffer, Pool};
 use crate::waiting::{Awaited, Waited};

@@ -258,6 +258,12 @@ impl Table {
             .push((number, before.into_iter().filter(|wd| !kernel.contains(wd)).collect()));
     }
 
+    /// As if this watch had been made.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn pretend(&self, wd: i32, path: &Path) {
+        self.lock().insert(self.instance, wd, path, Mask::ALL);
+    }
+
     /// The table, for the consumer to resolve a batch of events against.
     pub(crate) fn resolve<'a>(&'a self, recent: &'a mut Recent) -> Resolver<'a> {
         Resolver {

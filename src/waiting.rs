@@ -3,9 +3,11 @@
 //! It knows nothing of what the state is. Whoever changes it so that there is more to take says so by `wake`.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::Waker;
 use std::time::{Duration, Instant};
+
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 #[derive(Debug)]
 pub(crate) struct Awaited<S> {

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use super::checked;
 use super::epoll::EpollFd;
+use super::eventfd::timespec;
 use super::inotify::InotifyFd;
-use super::notifier::{Notifier, timespec};
+use super::notifier::Notifier;
 
 #[derive(Debug)]
 pub(crate) struct Gate {

@@ -9,6 +9,8 @@ pub(crate) mod async_fd;
 mod buffer_ring;
 pub(crate) mod dir;
 pub(crate) mod epoll;
+#[cfg_attr(loom, allow(dead_code, reason = "models bring their own"))]
+mod eventfd;
 pub(crate) mod fork;
 pub(crate) mod gate;
 pub(crate) mod inotify;

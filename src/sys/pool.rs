@@ -9,10 +9,11 @@ use std::io;
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::fork::Home;
 use super::notifier::Notifier;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The buffers of one instance.
 pub(crate) struct Pool {
@@ -23,6 +24,9 @@ pub(crate) struct Pool {
     /// Buffers with something in them.
     used: AtomicUsize,
     free: Mutex<Free>,
+    /// Tells loom who touches which buffer.
+    #[cfg(loom)]
+    touched: Vec<loom::cell::UnsafeCell<()>>,
 }
 
 struct Free {
@@ -54,6 +58,8 @@ impl Pool {
                 indices: (0..count).rev().collect(),
                 starved: None,
             }),
+            #[cfg(loom)]
+            touched: (0..count).map(|_| loom::cell::UnsafeCell::new(())).collect(),
         }))
     }
 
@@ -66,7 +72,7 @@ impl Pool {
     }
 
     /// Buffers that nobody has.
-    #[cfg(test)]
+    #[cfg(any(test, loom))]
     pub(crate) fn free(&self) -> usize {
         self.lock().indices.len()
     }
@@ -82,7 +88,7 @@ impl Pool {
     }
 
     /// An empty buffer, if there is one.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing, loom))]
     pub(crate) fn take(self: &Arc<Self>) -> Option<Buffer> {
         let index = self.lock().indices.pop()?;
         Some(self.buffer(index))
@@ -194,6 +200,8 @@ impl Buffer {
 
     /// What was read into it.
     pub(crate) fn filled(&self) -> &[u8] {
+        #[cfg(loom)]
+        self.pool.touched[self.index as usize].with(|_| ());
         // SAFETY: inside the mapping, which is initialized (the kernel zeroes it). This token is the buffer's only owner
         // and not with the kernel, so nobody writes while it is borrowed.
         unsafe { slice::from_raw_parts(self.start().as_ptr(), self.filled as usize) }
@@ -201,6 +209,8 @@ impl Buffer {
 
     /// The rest of it.
     pub(crate) fn spare(&mut self) -> &mut [u8] {
+        #[cfg(loom)]
+        self.pool.touched[self.index as usize].with_mut(|_| ());
         let spare = self.room_left();
         // SAFETY: `filled` is at most the buffer's size.
         let start = unsafe { self.start().add(self.filled as usize) };
@@ -239,6 +249,8 @@ impl Buffer {
         if length == 0 {
             return;
         }
+        #[cfg(loom)]
+        self.pool.touched[self.index as usize].with_mut(|_| ());
         let rest = self.filled as usize - length;
         // SAFETY: as in `filled`, and `&mut self` makes it exclusive.
         let filled = unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.filled as usize) };

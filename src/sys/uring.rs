@@ -21,10 +21,11 @@ use io_uring::types::Fd;
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
 use super::buffer_ring::BufferRing;
+use super::eventfd::timespec;
 use super::fork::Home;
 use super::lane::{LENT, Lane};
 use super::late;
-use super::notifier::{Notifier, timespec};
+use super::notifier::Notifier;
 use super::pool::Buffer;
 use crate::backend::Features;
 use crate::engine::{Pace, Source, SourceId, Wait};

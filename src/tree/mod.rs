@@ -17,6 +17,8 @@ mod crawl;
 mod fed;
 mod files;
 mod found;
+#[cfg(any(test, fuzzing))]
+mod harness;
 mod look;
 mod marks;
 mod mounts;
@@ -26,6 +28,8 @@ mod recovery;
 mod renames;
 mod roots;
 mod session;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod simulated;
 mod stream;
 mod survey;
 mod swaps;
@@ -50,8 +54,12 @@ pub use self::change::{Change, Origin, OwnedChange};
 pub use self::stream::TreeStream;
 
 use self::crawl::Counts;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::harness::confuse;
 use self::marks::Marks;
 use self::outlet::Outlet;
+#[cfg(loom)]
+pub(crate) use self::outlet::a_tree_waits_for_room;
 use self::tracker::Tracker;
 use self::worker::{Shared, Worker, marker_error};
 use crate::backend::BackendReport;

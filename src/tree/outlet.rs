@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::task::Waker;
-use std::thread::Thread;
 use std::time::Instant;
 
 use super::batch::TreeBatch;
@@ -34,7 +33,7 @@ struct State {
     ended: bool,
     read: bool,
     /// Who waits for room.
-    worker: Option<Thread>,
+    worker: Option<Waker>,
 }
 
 impl Outlet {
@@ -51,8 +50,8 @@ impl Outlet {
         self.state.wake(state);
     }
 
-    /// Whether there is room for more. If not, `worker` is unparked when there is.
-    pub(super) fn has_room(&self, worker: &Thread) -> bool {
+    /// Whether there is room for more. If not, `worker` is woken when there is.
+    pub(super) fn has_room(&self, worker: &Waker) -> bool {
         let mut state = self.state.lock();
         let room = state.queue.len() < self.bound;
         if !room {
@@ -85,7 +84,7 @@ impl Outlet {
         if state.queue.len() < self.bound.div_ceil(2)
             && let Some(worker) = state.worker.take()
         {
-            worker.unpark();
+            worker.wake();
         }
         Some(match item {
             Ok(batch) => Next::Batch(batch),
@@ -104,4 +103,35 @@ impl Outlet {
         let next = self.state.wait(deadline, |state| self.next(state));
         next.unwrap_or(Next::Empty)
     }
+}
+
+/// For loom: the worker hands on three things with room for two, and waits when there is none; the consumer is a task.
+#[cfg(loom)]
+pub(crate) fn a_tree_waits_for_room() {
+    use crate::error::ErrorKind;
+    use crate::models::Executor;
+    use std::sync::Arc;
+
+    let outlet = Arc::new(Outlet::new(2));
+    let handing_on = Arc::clone(&outlet);
+    let worker = loom::thread::spawn(move || {
+        for _ in 0..3 {
+            Executor::new().run(|waker| handing_on.has_room(waker).then_some(()));
+            handing_on.push(Err(Error::text(ErrorKind::Other, "model", "something")));
+        }
+        handing_on.end();
+    });
+    let mut taken = 0;
+    loop {
+        let next = Executor::new().run(|waker| match outlet.take(Some(waker)) {
+            Next::Empty => None,
+            next => Some(next),
+        });
+        match next {
+            Next::Ended => break,
+            _ => taken += 1,
+        }
+    }
+    assert_eq!(taken, 3, "everything is delivered before the end");
+    worker.join().expect("the worker");
 }

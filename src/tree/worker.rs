@@ -74,7 +74,6 @@ pub(super) struct Worker {
     pub(super) shelf: Arc<Shelf>,
     pub(super) memory: Memory,
     pub(super) waker: Waker,
-    pub(super) thread: Thread,
     pub(super) barriers: Vec<HeldBarrier>,
     /// Buffers that were worked on since there was something to look at.
     pub(super) delayed: usize,
@@ -101,7 +100,6 @@ const MOST_DELAYED: usize = 4;
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, inotify: Arc<InotifyFd>, tracker: Tracker, compares: bool) -> Self {
-        let thread = thread::current();
         Self {
             manner: tracker.manner.clone(),
             tracker,
@@ -111,8 +109,7 @@ impl Worker {
             ahead: Ahead::default(),
             shelf: Shelf::new(),
             memory: Memory::new(),
-            waker: Waker::from(Arc::new(Unpark(thread.clone()))),
-            thread,
+            waker: Waker::from(Arc::new(Unpark(thread::current()))),
             barriers: Vec::new(),
             delayed: 0,
             mounts: Mounts::new(),
@@ -153,7 +150,7 @@ impl Worker {
     }
 
     fn may_read(&self) -> bool {
-        !self.opened || self.shared.outlet.has_room(&self.thread) || self.shared.core.feed.queue.is_closed()
+        !self.opened || self.shared.outlet.has_room(&self.waker) || self.shared.core.feed.queue.is_closed()
     }
 
     fn obey(&mut self) {
