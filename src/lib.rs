@@ -22,6 +22,8 @@ pub mod fuzzing;
 mod inotify;
 mod limits;
 mod mask;
+#[cfg(doctest)]
+mod misuse;
 #[cfg(loom)]
 #[doc(hidden)]
 pub mod models;

@@ -11,6 +11,7 @@ pub(crate) mod dir;
 pub(crate) mod epoll;
 #[cfg_attr(loom, allow(dead_code, reason = "models bring their own"))]
 mod eventfd;
+mod fence;
 pub(crate) mod fork;
 pub(crate) mod gate;
 pub(crate) mod inotify;

@@ -11,6 +11,7 @@ use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
+use super::fence;
 use super::fork::Home;
 use super::notifier::Notifier;
 use crate::sync::{Mutex, MutexGuard};
@@ -48,6 +49,7 @@ impl Pool {
         let count = u32::try_from(buffers).map_err(|_| out_of_memory())?;
         let size = buffers.checked_mul(buffer_size).ok_or_else(out_of_memory)?;
         let base = map_anonymous(size)?;
+        fence::shut(base.as_ptr(), size);
         Ok(Arc::new(Self {
             base,
             buffer_size,
@@ -126,11 +128,13 @@ impl Pool {
     }
 
     fn buffer(self: &Arc<Self>, index: u32) -> Buffer {
-        Buffer {
+        let buffer = Buffer {
             pool: Arc::clone(self),
             index,
             filled: 0,
-        }
+        };
+        buffer.open();
+        buffer
     }
 
     fn give_back(&self, index: u32) {
@@ -150,6 +154,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        fence::open(self.base.as_ptr(), self.bytes());
         // SAFETY: `base` and the length are those of the mapping made in `new`. Every buffer holds the pool, so none is
         // left, with us or with the kernel.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.buffers * self.buffer_size) };
@@ -185,6 +190,16 @@ pub(crate) struct Buffer {
     filled: u32,
 }
 
+/// Compiles only as long as a buffer can't be cloned: two calls would fit.
+const _: fn() = || {
+    trait Cloned<How> {
+        fn check() {}
+    }
+    impl<T> Cloned<()> for T {}
+    impl<T: Clone> Cloned<u8> for T {}
+    <Buffer as Cloned<_>>::check();
+};
+
 impl Buffer {
     fn start(&self) -> NonNull<u8> {
         let offset = self.index as usize * self.pool.buffer_size;
@@ -192,8 +207,17 @@ impl Buffer {
         unsafe { self.pool.base.add(offset) }
     }
 
-    /// The address and size of the whole buffer, to be written by the kernel.
+    fn open(&self) {
+        fence::open(self.start().as_ptr(), self.pool.buffer_size);
+    }
+
+    fn shut(&self) {
+        fence::shut(self.start().as_ptr(), self.pool.buffer_size);
+    }
+
+    /// The address and size of the whole buffer, to be written by the kernel: until `advance`, it is not to be touched.
     pub(super) fn room(&self) -> (NonNull<u8>, u32) {
+        self.shut();
         // The size fits: it is checked against `u32` when the pool's owner is built.
         (self.start(), self.pool.buffer_size as u32)
     }
@@ -220,6 +244,7 @@ impl Buffer {
 
     /// Says that `length` more bytes were written. What the buffer can't hold is not believed.
     pub(crate) fn advance(&mut self, length: usize) -> bool {
+        self.open();
         if length > self.room_left() {
             return false;
         }
@@ -273,6 +298,7 @@ impl Drop for Buffer {
         // In a child of `fork` the lock may be held for ever, and nobody takes it out again.
         if self.pool.home.is_here() {
             self.clear();
+            self.shut();
             self.pool.give_back(self.index);
         }
     }

@@ -84,6 +84,7 @@ impl Fed {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn dir(&mut self, parent: Id, name: &str, wd: i32) -> Id {
         let id = self.tracker.nodes.add(parent, name.as_bytes()).expect("room");
         self.tracker.nodes.watch(id, wd);
