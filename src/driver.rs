@@ -157,6 +157,12 @@ impl Driver {
         }
     }
 
+    /// The thread ends by a failure.
+    #[cfg(loom)]
+    pub(crate) fn fail(&self) {
+        self.end(Some(&Error::text(ErrorKind::ReaderFailed, "model", "it fails")));
+    }
+
     #[cfg(test)]
     fn panic(&self) {
         self.tell(Command::Panic);
