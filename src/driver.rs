@@ -160,7 +160,8 @@ impl Driver {
     /// The thread ends by a failure.
     #[cfg(loom)]
     pub(crate) fn fail(&self) {
-        self.end(Some(&Error::text(ErrorKind::ReaderFailed, "model", "it fails")));
+        let error = Error::text(ErrorKind::ReaderFailed, "model", "it fails");
+        self.end(Some(&Failure { error, lossless: false }), None);
     }
 
     #[cfg(test)]

@@ -172,7 +172,7 @@ impl Worker {
             Taken::Interposed(error) => self.shared.outlet.push(Err(error)),
             Taken::Failed(failure) => match go_on(&self.shared.core, failure) {
                 // There may be something behind it.
-                Ok(()) => self.thread.unpark(),
+                Ok(()) => self.waker.wake_by_ref(),
                 Err(error) => {
                     self.shared.outlet.push(Err(error));
                     self.ended = true;
