@@ -157,6 +157,13 @@ impl Driver {
         }
     }
 
+    /// The thread ends by a failure.
+    #[cfg(loom)]
+    pub(crate) fn fail(&self) {
+        let error = Error::text(ErrorKind::ReaderFailed, "model", "it fails");
+        self.end(Some(&Failure { error, lossless: false }), None);
+    }
+
     #[cfg(test)]
     fn panic(&self) {
         self.tell(Command::Panic);

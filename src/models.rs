@@ -37,6 +37,7 @@ pub const MODELS: &[(&str, usize, fn())] = &[
     ("close ends a stream behind what was read", 3, close_ends_a_stream),
     ("close ends a reader that waits", 3, close_ends_a_reader),
     ("a place is taken over", 3, a_place_is_taken_over),
+    ("a driver that failed lets go", 3, a_failed_driver_lets_go),
     (
         "what was read and not taken is the next one's",
         3,
@@ -107,7 +108,7 @@ impl Executor {
             if let Some(ready) = poll(&waker) {
                 return ready;
             }
-            let _ = self.0.wait(Duration::MAX);
+            self.0.wait(Duration::MAX).expect("a wait");
             self.0.take();
         }
     }
@@ -287,6 +288,20 @@ fn a_place_is_taken_over() {
     closing.join().expect("the closing thread");
     driving.join().expect("the driver");
     assert!(!consume(scene.feed.queue.take(None), &mut 0));
+    scene.end();
+}
+
+/// The driver's thread fails while the stream is dropped: its place gets free all the same.
+fn a_failed_driver_lets_go() {
+    let scene = Scene::new(1, 1);
+    let driver = Driver::modelled(notifier());
+    let half = Half::Stream(driver.clone());
+    scene.feed.queue.enter("model", half, || ()).expect("the place");
+    let failing = thread::spawn(move || driver.fail());
+    scene.feed.queue.leave(&scene.feed);
+    let half = Half::Reader(notifier());
+    scene.feed.queue.enter("model", half, || ()).expect("the place");
+    failing.join().expect("the driver");
     scene.end();
 }
 

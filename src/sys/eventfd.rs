@@ -18,7 +18,7 @@ impl EventFd {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Counts one up; answers whether it could. Only while it is low: at its upper end it would do nothing.
+    /// Counts one up. Answers whether that worked.
     pub(super) fn add_one(&self) -> bool {
         let one = 1_u64.to_ne_bytes();
         // SAFETY: writes eight bytes from a live array.
@@ -26,16 +26,15 @@ impl EventFd {
         checked_size(written).is_ok()
     }
 
-    /// Sets it to zero; answers whether it may have been above: it was not if the kernel says so.
+    /// Sets it to zero; answers whether it was above, or whether that can't be known.
     pub(super) fn take(&self) -> bool {
         let mut count = [0_u8; 8];
         // SAFETY: reads eight bytes into a live array.
         let read = unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-        !matches!(checked_size(read), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        !checked_size(read).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Waits for `time`, or until it is above zero; answers whether that was it (or a signal handler ran). An error if
-    /// waiting is denied.
+    /// Waits for `time`, or until it is above zero; answers whether that was it (or a signal handler ran).
     pub(super) fn wait(&self, time: Duration) -> io::Result<bool> {
         let mut poll = libc::pollfd {
             fd: self.0.as_raw_fd(),

@@ -35,11 +35,10 @@ impl Notifier {
         }
         // The count is small, so the kernel has no reason to refuse. If something does all the same, a signal that is lost
         // would be waited for for ever.
-        if (0..MOST_TRIES).any(|_| self.fd.add_one()) {
-            return;
+        if !(0..MOST_TRIES).any(|_| self.fd.add_one()) {
+            // The next signal tries again.
+            self.signalled.store(false, Ordering::SeqCst);
         }
-        // The next signal tries again.
-        self.signalled.store(false, Ordering::SeqCst);
     }
 
     /// Takes the signal back; answers whether there was one. Look at what it was about only after this: a signal that
@@ -62,8 +61,8 @@ impl Notifier {
 
     /// Sleeps for `time`, or until a signal; answers whether it was a signal (or a signal handler ran).
     pub(crate) fn sleep(&self, time: Duration) -> bool {
-        // Where that is denied the time must pass all the same, or we spin.
         self.fd.wait(time).unwrap_or_else(|_| {
+            // It is denied. The time must pass all the same, or we spin.
             std::thread::sleep(time);
             self.is_signalled()
         })

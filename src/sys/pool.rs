@@ -361,4 +361,43 @@ mod tests {
         drop(pool.take_or_starve(&notifier).unwrap());
         assert!(!notifier.clear());
     }
+
+    /// AddressSanitizer ends a process that reads a buffer which is free, or with the kernel.
+    #[cfg(fenced)]
+    #[test]
+    fn whoever_reads_a_buffer_that_went_back_is_found() {
+        const HOW: &str = "RINGWATCH_MISUSE";
+        let pool = Pool::new(1, 512).unwrap();
+        let buffer = pool.take().unwrap();
+        let start = buffer.start();
+        // SAFETY: the mapping is there. That nobody owns these bytes is what is tested.
+        let read = || unsafe { start.as_ptr().read_volatile() };
+        match std::env::var(HOW).as_deref() {
+            Ok("free") => {
+                drop(buffer);
+                read();
+            }
+            Ok("kernel") => {
+                buffer.room();
+                read();
+            }
+            _ => {
+                read();
+                for how in ["free", "kernel"] {
+                    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+                    again.args([
+                        "--exact",
+                        "--nocapture",
+                        "sys::pool::tests::whoever_reads_a_buffer_that_went_back_is_found",
+                    ]);
+                    let output = again.env(HOW, how).output().unwrap();
+                    let said = String::from_utf8_lossy(&output.stderr);
+                    assert!(
+                        !output.status.success() && said.contains("use-after-poison"),
+                        "{how}: {said}"
+                    );
+                }
+            }
+        }
+    }
 }
