@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use ringwatch::{Error, ErrorKind, Event, Inotify, Limits, Mask, OwnedEvent};
+use ringwatch::{Error, ErrorKind, Event, Inotify, Mask, OwnedEvent};
 use support::child::{as_nobody, in_namespaces};
 use support::{Flood, file, on_every_backend, seen, skip};
 
@@ -516,8 +516,8 @@ fn lower(name: &str, limit: usize) -> Option<()> {
     }
 }
 
-fn assert_names_limit(error: &Error, name: &str, value: u64) {
-    let remedy = format!("fs.inotify.{name} is {value}; raise it with sysctl fs.inotify.{name}=N");
+fn assert_names_limit(error: &Error, name: &str, value: usize) {
+    let remedy = format!("user.{name} of this user namespace is {value}; raise it with sysctl user.{name}=N");
     assert_eq!(error.remedy(), Some(remedy.as_str()));
     assert!(error.to_string().ends_with(&remedy), "{error}");
 }
@@ -538,13 +538,12 @@ fn a_watch_too_many_is_refused_and_the_error_names_the_limit() {
                 .iter()
                 .map(|path| recorder.watch(path, Mask::MODIFY))
                 .collect();
-            let limit = Limits::read().unwrap().max_user_watches;
             let error = refused(&recorder.inotify, &paths[MOST], Mask::MODIFY);
             assert_eq!(
                 (error.kind(), error.raw_os_error()),
                 (ErrorKind::WatchLimit, Some(libc::ENOSPC))
             );
-            assert_names_limit(&error, "max_user_watches", limit);
+            assert_names_limit(&error, "max_inotify_watches", MOST);
             // A barrier is a watch for a moment.
             let error = recorder.inotify.barrier().unwrap_err();
             assert_eq!(
@@ -552,7 +551,7 @@ fn a_watch_too_many_is_refused_and_the_error_names_the_limit() {
                 (ErrorKind::WatchLimit, "set barrier")
             );
             assert_eq!(error.path(), None);
-            assert_names_limit(&error, "max_user_watches", limit);
+            assert_names_limit(&error, "max_inotify_watches", MOST);
             // What is watched already needs no room, and what ends makes some.
             recorder.watch(&paths[0], Mask::MODIFY | Mask::ATTRIB);
             recorder.inotify.rm_watch(&watches[0]).unwrap();
@@ -579,7 +578,7 @@ fn an_instance_too_many_is_refused_and_the_error_names_the_limit() {
                 (ErrorKind::InstanceLimit, Some(libc::EMFILE))
             );
             assert_eq!((error.operation(), error.path()), ("make inotify instance", None));
-            assert_names_limit(&error, "max_user_instances", Limits::read().unwrap().max_user_instances);
+            assert_names_limit(&error, "max_inotify_instances", 1);
             drop(first);
             drop(setup.inotify());
             lower("max_inotify_instances", 100);

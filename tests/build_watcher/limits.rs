@@ -42,7 +42,7 @@ fn without_watches_enough_it_ends_with_one_line_that_helps() {
             assert!(text.starts_with("error: no watch is left for 1"), "{text}");
             assert!(text.contains(" directories; "), "{text}");
             assert!(
-                text.contains("raise it with sysctl fs.inotify.max_user_watches=N"),
+                text.contains("raise it with sysctl user.max_inotify_watches=N"),
                 "{text}"
             );
             assert!(text.ends_with(", or leave something out with --exclude\n"), "{text}");
@@ -66,7 +66,7 @@ fn a_directory_for_which_no_watch_is_left_later_is_said_and_the_rest_goes_on() {
         let said = watcher.await_event("uncovered");
         let error = said["error"].as_str().expect("a text");
         assert!(
-            error.contains("raise it with sysctl fs.inotify.max_user_watches=N"),
+            error.contains("raise it with sysctl user.max_inotify_watches=N"),
             "{error}"
         );
         watcher.await_event("finished");
@@ -87,7 +87,7 @@ fn without_an_instance_it_ends_with_one_line_that_helps() {
         let (code, text) = ended(&mut project.command(["--once", "--", "true"]));
         assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
         assert!(text.starts_with("error: "), "{text}");
-        assert!(text.contains("fs.inotify.max_user_instances"), "{text}");
+        assert!(text.contains("user.max_inotify_instances"), "{text}");
     });
 }
 
