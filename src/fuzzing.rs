@@ -199,6 +199,8 @@ impl Travel {
         while self.feed.queue.has_news() {
             self.take(0);
         }
+        // Also what is held still, if nothing was to be taken.
+        self.take(0);
         let (expected, whole) = plainly(&self.all);
         assert!(whole);
         let shown = expected.into_iter().map(|(wd, mask, cookie, name)| {
