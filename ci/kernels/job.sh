@@ -6,7 +6,7 @@ for program in /prog/*; do
     name=${program##*/}
     name=${name%-*}
     begun=$(date +%s)
-    "$program" > /tmp/output 2>&1
+    "$program" --skip hostile:: > /tmp/output 2>&1
     status=$?
     result=$(grep '^test result' /tmp/output | tail -n 1)
     echo "$name: exit status $status after $(($(date +%s) - begun)) s: ${result#test result: }"
