@@ -242,7 +242,8 @@ impl Core {
         Stats {
             events: counters.events.load(Ordering::Relaxed),
             batches: counters.batches.load(Ordering::Relaxed),
-            reads: counters.reads.load(Ordering::Relaxed),
+            // Behind what it counts, so that this can be taken.
+            reads: counters.reads.load(Ordering::Acquire),
             wakeups: counters.wakeups.load(Ordering::Relaxed),
             overflows: counters.overflows.load(Ordering::Relaxed),
             watches: 0,

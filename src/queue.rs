@@ -70,10 +70,7 @@ impl Feed {
     /// Takes in what one read brought. Answers the buffer, emptied, if its contents fitted behind what the consumer has
     /// not taken yet; so a stalled consumer can use the whole budget, however little each read brings.
     pub(crate) fn push(&self, buffer: Buffer) -> Option<Buffer> {
-        let emptied = self.queue.push(buffer);
-        // Behind the push: what is counted as read can be taken.
-        add(&self.counters.reads, 1);
-        emptied
+        self.queue.push(buffer, &self.counters.reads)
     }
 }
 
@@ -146,19 +143,24 @@ impl Queue {
         self.state.lock()
     }
 
-    fn push(&self, mut buffer: Buffer) -> Option<Buffer> {
+    /// Counts a read under the lock and behind `news`: what is counted can be taken, and what was taken is counted.
+    fn push(&self, mut buffer: Buffer, reads: &AtomicU64) -> Option<Buffer> {
         let mut state = self.state.lock();
+        let count = || reads.store(reads.load(Ordering::Relaxed) + 1, Ordering::Release);
         if let Some(last) = state.filled.back_mut() {
             let fitting = fitting_records(buffer.filled(), last.room_left());
             last.append(&buffer.filled()[..fitting]);
             buffer.forget_front(fitting);
             if buffer.filled().is_empty() {
                 // Whoever is to take `last` was woken when it came.
+                count();
                 return Some(buffer);
             }
         }
         state.filled.push_back(buffer);
-        self.wake(state);
+        self.news.store(true, Ordering::Release);
+        count();
+        self.state.wake(state);
         None
     }
 
