@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::thread;
+use std::time::Instant;
 
 use ringwatch::tree::{Cancel, Change, Tree, TreeBatch};
 use ringwatch::{Barrier, Error, Mask};
@@ -16,7 +17,8 @@ use crate::command::Outcome;
 use crate::scope::Scope;
 
 pub(crate) enum News {
-    Steps(Vec<Step>),
+    /// And when they were read.
+    Steps(Instant, Vec<Step>),
     Overflow,
     Uncovered(Error),
     Barrier(Barrier),
@@ -104,7 +106,7 @@ impl Reader {
         if let Err(error) = self.renew_rules(batch) {
             return self.tell(News::Failed(error));
         }
-        let mut steps = Vec::new();
+        let (read, mut steps) = (Instant::now(), Vec::new());
         for change in batch {
             let other = if let Some(barrier) = change.barrier() {
                 News::Barrier(barrier)
@@ -117,11 +119,11 @@ impl Reader {
                 continue;
             };
             // In their order, for a barrier divides what came before it from the rest.
-            if !(self.tell_steps(&mut steps) && self.tell(other)) {
+            if !(self.tell_steps(read, &mut steps) && self.tell(other)) {
                 return false;
             }
         }
-        self.tell_steps(&mut steps)
+        self.tell_steps(read, &mut steps)
     }
 
     /// What ignore files say now is what holds. If one has changed, or may have where events were lost, the watches follow.
@@ -140,8 +142,8 @@ impl Reader {
         }
     }
 
-    fn tell_steps(&self, steps: &mut Vec<Step>) -> bool {
-        steps.is_empty() || self.tell(News::Steps(std::mem::take(steps)))
+    fn tell_steps(&self, read: Instant, steps: &mut Vec<Step>) -> bool {
+        steps.is_empty() || self.tell(News::Steps(read, std::mem::take(steps)))
     }
 
     fn step(&self, change: &Change<'_>) -> Option<Step> {

@@ -131,11 +131,11 @@ impl<'a> Watcher<'a> {
             None => self.news.recv().map_err(RecvTimeoutError::from),
         };
         match news {
-            Ok(News::Steps(steps)) => self.stir(steps),
+            Ok(News::Steps(read, steps)) => self.stir(read, steps),
             Ok(News::Overflow) => {
                 self.report.overflowed();
                 self.burst.overflowed = true;
-                self.stir(Vec::new());
+                self.stir(Instant::now(), Vec::new());
             }
             Ok(News::Barrier(barrier)) => self.passed(barrier),
             Ok(News::Uncovered(error)) => self.report.uncovered(&error),
@@ -147,13 +147,12 @@ impl<'a> Watcher<'a> {
         Ok(())
     }
 
-    fn stir(&mut self, steps: Vec<Step>) {
+    fn stir(&mut self, since: Instant, steps: Vec<Step>) {
         self.burst
             .touch(self.run.is_some() && (self.is_busy() || self.end_of_run.is_some()));
         for step in steps {
             self.burst.add(step);
         }
-        let since = Instant::now();
         let most = self.burst.first.map_or(since, |first| first + LONGEST_BURST);
         let is_at_its_end = self
             .settling
