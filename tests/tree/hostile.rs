@@ -323,6 +323,57 @@ fn a_chain_of_ten_thousand_directories_is_covered_and_moves_at_once() {
 }
 
 #[test]
+fn a_directory_with_a_hundred_thousand_entries_costs_little() {
+    let name = "hostile::a_directory_with_a_hundred_thousand_entries_costs_little";
+    in_child(
+        name,
+        |_| (),
+        || {
+            const ENTRIES: usize = 100_000;
+            let dir = place();
+            let (root, wide) = (dir.path().join("root"), dir.path().join("wide"));
+            fs::create_dir(&root).unwrap();
+            fs::create_dir(&wide).unwrap();
+            // The names alone are 20 MB.
+            for number in 0..ENTRIES {
+                File::create(wide.join(format!("{number:0>200}"))).unwrap();
+            }
+            // It is there from the beginning, and nothing of it is kept.
+            let before = resident();
+            let tree = Tree::new(&wide).expect("a tree");
+            assert_eq!(tree.stats().directories, 1);
+            let grown = resident().saturating_sub(before);
+            assert!(grown < 8 * 1024, "{grown} KiB more than before");
+            drop(tree);
+            // It comes, to a consumer that takes its time.
+            let mut watched = Watched::new(Tree::new(&root).expect("a tree"));
+            let before = resident();
+            fs::rename(&wide, root.join("wide")).unwrap();
+            let barrier = watched.tree.barrier().unwrap();
+            let (mut found, mut most) = (BTreeSet::new(), 0);
+            'all: for batch in watched.stream.blocking() {
+                most = most.max(resident());
+                for change in &batch.expect("reading goes on") {
+                    assert!(!change.is_overflow() && change.uncovered().is_none(), "{change:?}");
+                    if change.barrier() == Some(barrier) {
+                        break 'all;
+                    }
+                    let name = change.name().expect("a name").to_str().expect("text");
+                    if name != "wide" {
+                        assert!(found.insert(name.parse::<usize>().expect("a number")), "{name}");
+                    }
+                }
+            }
+            assert!(found.into_iter().eq(0..ENTRIES));
+            // Its names, in a vector that grows by doubling, and once more to tell what the kernel will report, too; 8 MiB of
+            // batches that wait; and what is kept here.
+            let grown = most.saturating_sub(before);
+            assert!(grown < 96 * 1024, "{grown} KiB more than before");
+        },
+    );
+}
+
+#[test]
 fn what_is_deeper_than_a_path_may_reasonably_be_long_is_said_and_costs_nothing() {
     let name = "hostile::what_is_deeper_than_a_path_may_reasonably_be_long_is_said_and_costs_nothing";
     in_child(
