@@ -5,7 +5,7 @@
 #   ci/kernels.sh [NAME...]        all runs, or those of these names (see `runs` below)
 #
 # What each writes is kept in target/kernels. Not run there:
-# - build_watcher: it runs cargo, git, a shell and a terminal;
+# - build_watcher: it runs cargo, git, a shell and a terminal; watch: it tests an example, which is not taken there;
 # - instructions: it runs valgrind;
 # - the examples in the documentation: rustdoc compiles them as it runs them;
 # - what counts seconds or gigabytes: benches, and the tests of benches/compare;
@@ -15,7 +15,7 @@
 # That takes three quarters of an hour. The gate takes a part of it: RINGWATCH_KERNEL_TESTS='kernel denied' ci/kernels.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
-left_out='build_watcher|instructions|faults'
+left_out='build_watcher|watch|instructions|faults'
 
 # NAME KERNEL, and how the guest differs from the others. What is expected is the kernel's, but if it is given.
 runs() {
@@ -71,7 +71,7 @@ one_run() {
     [ "$EXPECT" = epoll ] || required=1
     export APPEND="${APPEND:-}" MEM="${MEM:-512}" SMP="${SMP:-2}"
     export RINGWATCH_EXPECT=$EXPECT RINGWATCH_EXPECT_REASON=$REASON RINGWATCH_REQUIRE_EXPECTED=1
-    export RINGWATCH_REQUIRE_URING=$required RINGWATCH_REQUIRE_NAMESPACES=1
+    export RINGWATCH_REQUIRE_URING=$required RINGWATCH_REQUIRE_NAMESPACES=1 RINGWATCH_REQUIRE_CGROUP=1
     # An emulated machine is slow: less of the same, and as many replays of trees as go into some seconds.
     # Nobody else lives by the clock of a guest.
     export RINGWATCH_MAY_SET_CLOCK=1 RINGWATCH_REQUIRE_CLOCK=1
