@@ -178,6 +178,11 @@ impl Worker {
                 _ => self.tracker.probe_lost(&probe),
             }
         }
+        for dir in self.tracker.swaps.suspects() {
+            if self.wait_for_change(dir) {
+                self.tracker.swaps.rested(dir);
+            }
+        }
         self.take_in(&found, &mut draft, false);
         self.hand_on(None, draft);
         self.mark(Mark::Session);
