@@ -102,12 +102,10 @@ impl Dir {
 
     /// Waits for whoever is changing the entries right now. The kernel queues the last of what it tells of such a change while
     /// that holds the lock of the directory (`do_rmdir` in fs/namei.c), which a listing takes too (`iterate_dir` in
-    /// fs/readdir.c). But the entry is gone before, and what it tells of the entry itself is queued before.
-    pub(crate) fn wait_for_change(&self) {
-        // It may not be listed, or not be there: then there is nothing to be said of it.
-        if let Ok(dir) = self.open(c".", true) {
-            let _ = dir.read(&mut [0; 512]);
-        }
+    /// fs/readdir.c). But the entry is gone before, and what it tells of the entry itself is queued before. Answers whether it
+    /// had that lock: the directory may not be listed, or not be there.
+    pub(crate) fn wait_for_change(&self) -> bool {
+        self.open(c".", true).and_then(|dir| dir.read(&mut [0; 512])).is_ok()
     }
 
     /// Reads some of the entries into `room`; 0 at the end.

@@ -1,7 +1,7 @@
 //! Looking ahead in what was read, for the other half of a rename.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::decode::{Record, Records};
 use crate::mask::Mask;
@@ -15,6 +15,8 @@ pub(super) struct Ahead {
     first: u64,
     /// Records that were taken before their turn.
     taken: HashSet<(u64, u32)>,
+    /// Buffers that were worked on, and were in a batch when they were last looked at.
+    given: Vec<Weak<Buffer>>,
 }
 
 /// Where the other half is.
@@ -44,8 +46,22 @@ impl Ahead {
     }
 
     pub(super) fn pop(&mut self) {
-        self.buffers.pop_front();
+        /// More are looked through, so that there are few that have gone.
+        const MANY: usize = 64;
+        let done = self.buffers.pop_front();
         self.first += 1;
+        if let Some(done) = done.filter(|done| Arc::strong_count(done) > 1) {
+            if self.given.len() == self.given.capacity() && self.given.len() >= MANY {
+                self.given.retain(|given| given.strong_count() > 0);
+            }
+            self.given.push(Arc::downgrade(&done));
+        }
+    }
+
+    /// Buffers that are in batches which were not dropped yet.
+    pub(super) fn given(&mut self) -> usize {
+        self.given.retain(|given| given.strong_count() > 0);
+        self.given.len()
     }
 
     /// Whether the record at this place of the first buffer was taken before its turn.

@@ -9,6 +9,7 @@ use super::change::OwnedChange;
 use super::files::UNKNOWN;
 use super::harness::{DIR, Fed, MARKER, ROOT, Raw, read};
 use super::nodes::State;
+use super::swaps::{Spot, Swaps};
 use super::tracker::Answer;
 use crate::decode::Records;
 use crate::mask::Mask;
@@ -161,6 +162,69 @@ fn what_leaves_a_directory_whose_watch_is_new_may_have_been_exchanged() {
         assert_eq!(fed.tracker.doubts[doubt].answer, Answer::Open);
         assert!(fed.tracker.doubt(old, b"y").is_none());
         fed.assert_sound();
+    }
+}
+
+/// Renamed while all was new, as behind a loss, a directory may have been exchanged with another. Once a session has had the
+/// lock that an exchange holds through, it has not, and what is renamed back is what was renamed.
+#[test]
+fn what_is_renamed_back_behind_a_session_was_not_exchanged() {
+    for rested in [true, false] {
+        let mut fed = Fed::new(true, false);
+        let p = fed.dir(fed.root, "p", 2);
+        let q = fed.dir(fed.root, "q", 3);
+        let there = fed.dir(p, "d", 4);
+        fed.tracker.begin_recovery();
+        fed.tracker.shadow = false;
+        for id in [p, q, there] {
+            fed.tracker.nodes.get_mut(id).session = fed.tracker.session;
+        }
+        let rename = |from, to, cookie| {
+            let halves = [(from, Mask::MOVED_FROM), (to, Mask::MOVED_TO)];
+            halves.map(|(wd, half)| (wd, half | DIR, cookie, "d"))
+        };
+        fed.feed(&[&rename(2, 3, 7)]);
+        fed.end_session();
+        fed.settle(4, false);
+        assert_eq!(fed.tracker.swaps.suspects(), [q]);
+        if rested {
+            fed.tracker.swaps.rested(q);
+        }
+        fed.end_session();
+        let changes = fed.feed(&[&rename(3, 2, 8), &[(4, Mask::MODIFY, 0, "b")]]);
+        let (_, from) = one(&changes, Mask::MOVED_TO);
+        if rested {
+            assert_eq!(from, path("/r/q/d"));
+            assert_eq!(one(&changes, Mask::MODIFY).0, path("/r/p/d/b"));
+            assert!(fed.tracker.is_calm());
+        } else {
+            assert_eq!(from, None);
+            assert!(fed.tracker.has_work());
+        }
+        fed.assert_sound();
+    }
+}
+
+#[test]
+fn what_may_be_half_of_an_exchange_is_forgotten_in_the_order_it_came() {
+    let spot = |dir: u32| Spot::new(dir, b"x");
+    for notes in [3, 255, 256, 257, 300, 600] {
+        let mut swaps = Swaps::default();
+        for number in 0..notes {
+            swaps.note(None, spot(number % 2), number, true, true);
+        }
+        assert_eq!(swaps.suspects(), [0, 1]);
+        swaps.rested(0);
+        swaps.note(None, spot(0), notes, true, true);
+        swaps.end_session();
+        // What came behind the session's look stays, and the newest of each place is found.
+        assert_eq!(swaps.came_to(spot(0), notes).map(|first| first.cookie), Some(notes));
+        let last = notes / 2 * 2 - 1;
+        assert_eq!(swaps.came_to(spot(1), notes).map(|first| first.cookie), Some(last));
+        for number in notes + 1..notes + 500 {
+            swaps.note(None, spot(2), number, true, true);
+            assert_eq!(swaps.came_to(spot(2), number).map(|first| first.cookie), Some(number));
+        }
     }
 }
 

@@ -73,7 +73,7 @@ impl Tracker {
         }
     }
 
-    fn identity(&self, id: Id) -> Identity {
+    pub(super) fn identity(&self, id: Id) -> Identity {
         let (device, inode) = self.nodes.identity(id);
         Identity { device, inode }
     }

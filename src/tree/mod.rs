@@ -5,7 +5,7 @@
 //! `tracker` holds what the tree is and applies records to it; `jobs` says what a session looks at, `session` makes findings
 //! part of it, `recovery` those after a loss; `nodes`, `files` and `texts` are its memory; `swaps` remembers renames that may
 //! be half of an exchange. None of these makes a system call. `crawl`, `look` and `above` look at the disk, `worker` drives
-//! both, `ahead` finds the halves of renames, `marks` sets markers, `mounts` notices what is mounted; `batch`, `change`,
+//! both, `ahead` and `halves` find the halves of renames, `marks` sets markers, `mounts` notices what is mounted; `batch`, `change`,
 //! `outlet` and `stream` are the way to the consumer.
 
 mod above;
@@ -19,6 +19,7 @@ mod crawl;
 mod fed;
 mod files;
 mod found;
+mod halves;
 #[cfg(any(test, fuzzing))]
 mod harness;
 mod jobs;

@@ -32,6 +32,8 @@ struct State {
     queue: VecDeque<Result<TreeBatch, Error>>,
     ended: bool,
     read: bool,
+    /// The consumer came for more, and there was nothing.
+    asked_in_vain: bool,
     /// Who waits for room.
     worker: Option<Waker>,
 }
@@ -70,6 +72,12 @@ impl Outlet {
         room
     }
 
+    /// Whether the consumer has taken all there is, and has come for more. What it has not dropped by then it keeps.
+    pub(super) fn is_starving(&self) -> bool {
+        let state = self.state.lock();
+        state.queue.is_empty() && state.asked_in_vain
+    }
+
     pub(super) fn end(&self) {
         let mut state = self.state.lock();
         state.ended = true;
@@ -88,7 +96,9 @@ impl Outlet {
     }
 
     fn next(&self, state: &mut State) -> Option<Next> {
-        let Some(item) = state.queue.pop_front() else {
+        let item = state.queue.pop_front();
+        state.asked_in_vain = item.is_none();
+        let Some(item) = item else {
             return state.ended.then_some(Next::Ended);
         };
         if state.queue.len() < self.bound.div_ceil(2)

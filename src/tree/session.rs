@@ -296,6 +296,7 @@ impl Tracker {
             }
             matches!(doubt.answer, Answer::Open | Answer::Forbidden)
         });
+        self.swaps.end_session();
         self.session = 0;
         if !self.keeps_files {
             self.files.clear(&mut self.nodes);

@@ -12,6 +12,7 @@ use super::batch::{Draft, TreeBatch};
 use super::crawl::{Job, Manner, crawl};
 use super::found::Crawl;
 use super::marks::Mark;
+use super::nodes::{Id, State};
 use super::tracker::Out;
 use super::worker::{Shared, Worker, add_one};
 use crate::error::{Error, ErrorKind};
@@ -177,6 +178,11 @@ impl Worker {
                 _ => self.tracker.probe_lost(&probe),
             }
         }
+        for dir in self.tracker.swaps.suspects() {
+            if self.wait_for_change(dir) {
+                self.tracker.swaps.rested(dir);
+            }
+        }
         self.take_in(&found, &mut draft, false);
         self.hand_on(None, draft);
         self.mark(Mark::Session);
@@ -184,6 +190,19 @@ impl Worker {
             // Whatever comes is reported, so there is no need to wait for a certain place; and nobody takes it before.
             self.opened = true;
         }
+    }
+
+    /// Waits for whoever is changing what is in a directory, so that all he does is queued before a marker that is set next.
+    /// False if it is not where it was.
+    pub(super) fn wait_for_change(&mut self, dir: Id) -> bool {
+        let tracker = &mut self.tracker;
+        if tracker.nodes.get(dir).state != State::Watched {
+            return false;
+        }
+        let (path, identity) = (tracker.nodes.path(dir), tracker.identity(dir));
+        let found = Dir::find(&path).ok();
+        let same = found.filter(|found| found.identity().is_ok_and(|now| now == identity));
+        same.is_some_and(|dir| dir.wait_for_change())
     }
 
     fn crawl(&mut self, jobs: Vec<Job>, manner: &Manner, all: bool) -> Crawl {

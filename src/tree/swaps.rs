@@ -3,6 +3,9 @@
 //! `RENAME_EXCHANGE` of a and b comes as a to b, then b to a. So does a rename that replaces b, followed by one back; and for
 //! files nothing tells the two apart. If a is not in the tree, it comes as something that arrives at b and leaves again.
 //! Whoever meets the second half looks whether b is there.
+//!
+//! The kernel queues both halves while it holds the locks of both directories. So what a session has met that had one of these
+//! for a moment is no first half for what comes behind its marker.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
@@ -34,11 +37,13 @@ pub(super) struct First {
     /// Where it came from, if that was in the tree.
     pub(super) source: Option<Spot>,
     target: Spot,
-    cookie: u32,
+    pub(super) cookie: u32,
     at: Instant,
     pub(super) is_dir: bool,
     /// A directory was known, or may have been, where it went.
     pub(super) victim: bool,
+    /// Its second half, if it has one, comes before the marker of the session that is under way.
+    ends: bool,
 }
 
 /// The last renames.
@@ -75,6 +80,7 @@ impl Swaps {
             at,
             is_dir,
             victim,
+            ends: false,
         };
         if self.recent.len() < KEPT {
             self.recent.push(first);
@@ -82,6 +88,31 @@ impl Swaps {
         } else {
             self.recent[self.next] = first;
             self.next = (self.next + 1) % KEPT;
+        }
+    }
+    /// The directories in which something arrived that may have been the first half of an exchange of directories.
+    pub(super) fn suspects(&self) -> Vec<Id> {
+        let recent = self.recent.iter().filter(|first| first.at.elapsed() < LONG);
+        let suspects = recent.filter(|first| first.victim || first.source.is_none());
+        let mut dirs: Vec<_> = suspects.map(|first| first.target.dir).collect();
+        dirs.sort_unstable();
+        dirs.dedup();
+        dirs
+    }
+
+    /// Nobody was changing this directory, at a moment before the marker of a session was set.
+    pub(super) fn rested(&mut self, dir: Id) {
+        let here = self.recent.iter_mut().filter(|first| first.target.dir == dir);
+        here.for_each(|first| first.ends = true);
+    }
+
+    /// That marker has passed.
+    pub(super) fn end_session(&mut self) {
+        if self.recent.iter().any(|first| first.ends) {
+            let oldest = self.next % self.recent.len();
+            self.recent.rotate_left(oldest);
+            self.recent.retain(|first| !first.ends);
+            self.next = self.recent.len();
         }
     }
 }

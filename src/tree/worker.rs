@@ -12,7 +12,7 @@ use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use super::ahead::{Ahead, Partner};
+use super::ahead::Ahead;
 use super::batch::{Draft, Memory, Shelf, TreeBatch};
 use super::crawl::{Counts, Manner};
 use super::marks::{Mark, Marks, Meaning};
@@ -165,7 +165,7 @@ impl Worker {
         !self.opened || self.shared.outlet.has_room(&self.waker) || self.shared.core.feed.queue.is_closed()
     }
 
-    fn obey(&mut self) {
+    pub(super) fn obey(&mut self) {
         loop {
             let mut commands = self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(command) = commands.pop_front() else { return };
@@ -175,7 +175,7 @@ impl Worker {
     }
 
     /// Takes what was read, if anything was. Answers whether there was something.
-    fn fetch(&mut self) -> bool {
+    pub(super) fn fetch(&mut self) -> bool {
         match self.shared.core.feed.queue.take(Some(&self.waker)) {
             Taken::Buffer(buffer) => {
                 self.ahead.push(buffer);
@@ -268,7 +268,7 @@ impl Worker {
     }
 
     /// Hands on what there is of a buffer, and goes on with another batch.
-    fn divide(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
+    pub(super) fn divide(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
         let so_far = std::mem::replace(draft, self.shelf.take());
         self.memory.forget();
         self.hand_on(Some(buffer), so_far);
@@ -287,7 +287,7 @@ impl Worker {
             return self.marker(record.wd, draft);
         }
         if record.mask.contains(Mask::MOVED_FROM) {
-            return self.rename(seen, behind, draft);
+            return self.rename(seen, behind, buffer, draft);
         }
         let out = &mut Out {
             draft,
@@ -296,56 +296,6 @@ impl Worker {
         match record.mask.contains(Mask::MOVED_TO) {
             true => self.tracker.moved_in(seen, out),
             false => self.tracker.single(seen, out),
-        }
-    }
-
-    /// Finds the other half of a rename, waiting for what was not read yet.
-    fn rename(&mut self, from: Seen<'_>, behind: usize, draft: &mut Draft) {
-        let mut marked = false;
-        let partner = loop {
-            let marks = &self.shared.marks;
-            match self.ahead.partner(&from.record, behind, |wd| marks.is_partner(wd)) {
-                Partner::At(number, at) => break self.ahead.take(number, at),
-                Partner::Nowhere => break None,
-                Partner::Unread => {}
-            }
-            if !marked && self.shared.marks.set(Mark::Partner).is_err() {
-                // Without it there is no end to wait for. Should the other half come, it is taken for a newcomer.
-                break None;
-            }
-            marked = true;
-            if !self.fetch_more() {
-                break None;
-            }
-        };
-        let out = &mut Out {
-            draft,
-            memory: &mut self.memory,
-        };
-        let Some((buffer, at)) = partner else {
-            return self.tracker.moved_out(from, out);
-        };
-        let mut records = Records::new(buffer.filled().get(at as usize..).unwrap_or_default());
-        let Some(Ok(record)) = records.next() else { return };
-        let same = self.ahead.front().is_some_and(|front| Arc::ptr_eq(&front, &buffer));
-        let to = Seen {
-            record,
-            at: same.then_some(at),
-        };
-        self.tracker.renamed(from, to, out);
-    }
-
-    /// Waits for one more buffer. False if none can come: the consumer has all others, or there is nothing more to read.
-    fn fetch_more(&mut self) -> bool {
-        loop {
-            if self.fetch() {
-                return true;
-            }
-            let pool = &self.shared.core.feed.pool;
-            if self.ended || pool.used_bytes() >= pool.bytes() {
-                return false;
-            }
-            thread::park_timeout(Duration::from_millis(1));
         }
     }
 

@@ -55,6 +55,46 @@ fn removed_once(watched: &mut Watched, dir: &Path) {
     assert_eq!(gone, [dir]);
 }
 
+/// The kernel queues the first half of a rename, and then the second. In between it may let others run; here it does.
+#[test]
+fn a_rename_that_is_interrupted_between_its_halves_is_one() {
+    in_child(
+        "one_cpu::a_rename_that_is_interrupted_between_its_halves_is_one",
+        |_| {},
+        || {
+            stay_on_one_cpu().expect("a CPU to stay on");
+            for &backend in backends() {
+                let dir = tempfile::tempdir().unwrap();
+                let at = |place: usize| dir.path().join(["p", "q"][place % 2]).join("moved");
+                fs::create_dir_all(at(0)).unwrap();
+                fs::create_dir(dir.path().join("q")).unwrap();
+                let tree = Tree::builder(dir.path()).backend(backend).batch_window(Duration::ZERO);
+                let mut watched = Watched::new(tree.open().unwrap());
+                for round in 0..ROUNDS {
+                    let (from, to) = (at(round), at(round + 1));
+                    thread::scope(|scope| {
+                        scope.spawn(|| {
+                            yield_to_all().expect("a thread may be less urgent");
+                            fs::rename(&from, &to).unwrap();
+                        });
+                    });
+                    let changes = watched.changes();
+                    let moved: Vec<_> = changes
+                        .iter()
+                        .map(|change| (change.path(), change.renamed_from()))
+                        .collect();
+                    let (from, to) = (from.as_path(), to.as_path());
+                    assert_eq!(
+                        moved,
+                        [(Some(from.into()), None), (Some(to.into()), Some(from))],
+                        "{round}"
+                    );
+                }
+            }
+        },
+    );
+}
+
 /// This thread, and those it starts, run on the first CPU they may run on.
 fn stay_on_one_cpu() -> io::Result<()> {
     let size = mem::size_of::<libc::cpu_set_t>();

@@ -12,7 +12,7 @@ use tempfile::{TempDir, tempdir};
 
 use crate::model::{Model, Watched, difference, disk};
 use crate::scenarios::{assert_watched_exactly, paths};
-use crate::support::{Flood, queue_limit};
+use crate::support::{Flood, backends, queue_limit};
 
 /// Events that are read before nobody takes more, at most.
 const BUDGET: usize = 2_000;
@@ -207,4 +207,53 @@ fn what_became_another_in_a_loss_is_found_by_more_than_its_name() {
 fn is_covered_as_it_is(root: &Path, watched: &Watched) {
     watched.settle();
     assert_watched_exactly(root);
+}
+
+/// The budget ends between the halves of a rename, and the consumer is slow: the other half is waited for. Taken for gone and
+/// new, the directory would have nothing to say until it was looked at again.
+#[test]
+fn a_rename_whose_other_half_has_no_room_yet_is_one() {
+    const RENAMES: usize = 2_000;
+    let (_dir, root) = place();
+    let at = |number: usize| root.join(["old", "made"][number % 2]).join("sub");
+    fs::create_dir(root.join("made")).unwrap();
+    for &backend in backends() {
+        // Equal events in a row become one.
+        let file = |number: usize, touched: usize| at(number).join(["a", "b"][touched % 2]);
+        (0..2).for_each(|touched| fs::write(file(0, touched), "").unwrap());
+        let tree = builder(&root, Recovery::Mark).mask(Mask::MOVE | Mask::ATTRIB);
+        let mut watched = Watched::new(tree.backend(backend).open().expect("a tree"));
+        let mut expected = Vec::new();
+        for number in 0..RENAMES {
+            fs::rename(at(number), at(number + 1)).unwrap();
+            expected.push((at(number + 1), Some(at(number))));
+            // More and less of them, so that a read ends everywhere sooner or later.
+            for touched in 0..number % 5 {
+                let path = file(number + 1, touched);
+                fs::set_permissions(&path, fs::metadata(&path).unwrap().permissions()).unwrap();
+                expected.push((path, None));
+            }
+        }
+        let barrier = watched.tree.barrier().expect("a barrier");
+        let mut seen = Vec::new();
+        'all: loop {
+            let batch = watched.stream.wait().expect("it goes on").expect("a batch");
+            for change in &batch {
+                if change.barrier() == Some(barrier) {
+                    break 'all;
+                }
+                assert!(!change.is_overflow() && !change.is_moved_out(), "{change:?}");
+                assert_eq!(change.origin(), Origin::Kernel, "{change:?}");
+                if !change.mask().contains(Mask::MOVED_FROM) {
+                    let path = change.path().expect("a path");
+                    seen.push((path, change.renamed_from().map(Path::to_owned)));
+                }
+            }
+            // At work on it, so that nothing more can be read; what the tree is asked it answers all the same.
+            assert!(watched.tree.uncovered().is_empty());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let wrong = seen.iter().zip(&expected).position(|(seen, expected)| seen != expected);
+        assert_eq!((wrong, seen.len()), (None, expected.len()), "{backend:?}");
+    }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use ringwatch::tree::Tree;
@@ -189,8 +189,15 @@ impl<T: Send + 'static> Churner<T> {
         }
     }
 
-    pub fn stop(self) -> Result<T> {
+    /// None if it has not ended by then.
+    pub fn stop(self, by: Instant) -> Option<Result<T>> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| "a thread panicked")?
+        while !self.thread.is_finished() {
+            if Instant::now() >= by {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Some(self.thread.join().unwrap_or_else(|_| Err("a thread panicked".into())))
     }
 }

@@ -1,12 +1,13 @@
 //! The process that has all consumers, so that it can be seen what they keep.
 
 use std::error::Error;
+use std::fmt::Write;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringwatch::{Inotify, Mask};
 use serde::{Deserialize, Serialize};
@@ -58,8 +59,25 @@ impl Consumer {
 pub fn name(number: usize) -> &'static str {
     match number.checked_sub(LANES.len()) {
         None => LANES[number].name,
-        Some(number) => TREES[number].0,
+        Some(number) => TREES[number].name,
     }
+}
+
+/// What a lane that is slow may take to come to its end. Less than the judge waits, who is told what it waits for.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// How those lanes stand that did not answer, and those that did.
+fn standing(lanes: &[(Handle, End)], answered: usize) -> String {
+    let mut text = String::new();
+    for (number, (handle, end)) in lanes.iter().enumerate() {
+        let is = if number < answered { "has answered" } else { "has not" };
+        let stats = match handle {
+            Handle::Inotify(inotify) => format!("{:?}", inotify.stats()),
+            Handle::Tree(tree) => format!("{:?}", tree.stats()),
+        };
+        let _ = write!(text, "\n{} {is}: end at {end:?}; {stats}", name(number));
+    }
+    text
 }
 
 /// A phase that is under way.
@@ -140,15 +158,34 @@ fn begin(setup: &Arc<Setup>, consumers: &[Consumer], phase: &Phase) -> Result<Ru
 }
 
 fn end(running: Running, consumers: &[Consumer], report: &mut Report) -> Result<()> {
-    let churned = running.watches.stop();
-    let instances = running.instances.map(Churner::stop).transpose();
-    let trees = running.trees.map(Churner::stop).transpose();
+    let by = Instant::now() + PATIENCE;
+    let late = |what: &str| format!("{what} did not end within {PATIENCE:?}{}", standing(&running.lanes, 0));
+    let churned = running.watches.stop(by).ok_or_else(|| late("the churn of watches"))?;
+    let instances = running
+        .instances
+        .map(|churner| churner.stop(by).ok_or_else(|| late("the churn of instances")));
+    let instances = instances.transpose()?.transpose();
+    let trees = running
+        .trees
+        .map(|churner| churner.stop(by).ok_or_else(|| late("the churn of trees")));
+    let trees = trees.transpose()?.transpose();
     // Whatever failed, the lanes come to their end.
     for (handle, end) in &running.lanes {
         end.set(handle)?;
     }
     for consumer in consumers {
-        match consumer.answers.recv()?? {
+        let answer = match consumer
+            .answers
+            .recv_timeout(by.saturating_duration_since(Instant::now()))
+        {
+            Err(RecvTimeoutError::Timeout) => {
+                let lane = name(report.lanes.len());
+                let standing = standing(&running.lanes, report.lanes.len());
+                return Err(format!("{lane} did not come to its end within {PATIENCE:?}{standing}").into());
+            }
+            answer => answer??,
+        };
+        match answer {
             Answer::Done(outcome) => report.lanes.push(outcome),
             Answer::Reading(..) => return Err("a lane reads what it was not told to".into()),
         }

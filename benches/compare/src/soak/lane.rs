@@ -27,7 +27,7 @@ pub enum Handle {
 }
 
 /// The end of a phase, as the reading thread knows it.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct End(Arc<Mutex<Option<Barrier>>>);
 
 impl End {

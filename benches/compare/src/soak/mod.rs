@@ -21,7 +21,7 @@ use clap::Args;
 use ringwatch::{Backend, Inotify};
 
 use self::consume::{Report, name};
-use self::plan::{Fault, LANES, Phase, Setup, TREE, WARM_UP, Word};
+use self::plan::{Fault, LANES, Phase, Setup, TREE, TREES, WARM_UP, Word};
 use self::produce::Caused;
 use self::sample::Sample;
 use crate::run::{Started, scratch};
@@ -122,25 +122,25 @@ fn run(
     let patience = Duration::from_millis(phase.milliseconds) + Duration::from_secs(180);
     let of = |who: &'static str| move |error: String| format!("{who}: {error}");
     producing.tell(&Word::Prepare(phase.clone()))?;
-    producing.expect("ready").map_err(of("producer"))?;
+    producing.expect("ready").map_err(of("producer, at the beginning"))?;
     reading.tell(&Word::Begin(phase.clone()))?;
     reading.expect("ready").map_err(of("consumer, at the beginning"))?;
     producing.tell(&Word::Go)?;
     let caused = serde_json::from_str(&producing.line(patience).map_err(of("producer"))?)?;
     reading.tell(&Word::End)?;
-    let report = serde_json::from_str(&reading.line(patience).map_err(of("consumer"))?)?;
+    let report: Report = serde_json::from_str(&reading.line(patience).map_err(of("consumer"))?)?;
+    if let Some(fault) = &report.fault {
+        return Err(fault.clone().into());
+    }
     producing.tell(&Word::Tidy)?;
-    producing.expect("ready")?;
+    producing.expect("ready").map_err(of("producer, tidying up"))?;
     reading.tell(&Word::Sample)?;
-    let sample = serde_json::from_str(&reading.line(patience)?)?;
+    let sample = serde_json::from_str(&reading.line(patience).map_err(of("consumer, between phases"))?)?;
     Ok((caused, report, sample))
 }
 
 /// Whether everyone saw what was caused; less, where a loss was said, and never more.
 fn judge(caused: &Caused, report: &Report) -> Result<(), String> {
-    if let Some(fault) = &report.fault {
-        return Err(fault.clone());
-    }
     for (number, outcome) in report.lanes.iter().enumerate() {
         let name = name(number);
         if let Some(fault) = &outcome.fault {
@@ -252,7 +252,7 @@ impl Sum {
             let figures = || after.iter().map(figure);
             format!("{}..{}", figures().min().unwrap_or(0), figures().max().unwrap_or(0))
         };
-        let lanes = samples.len() * (LANES.len() + plan::TREES.len());
+        let lanes = samples.len() * (LANES.len() + TREES.len());
         println!(
             "{} phases in {:.0} s: {} events caused ({:.0}/s while they were), {} seen; {} of {lanes} lanes exact to the event, the others with {} \
              overflows, all said; {} operations in the tree; {} watches, {} instances and {} trees came and went",

@@ -140,7 +140,7 @@ pub struct Lane {
     pub small: bool,
 }
 
-/// Lanes are instances; behind them comes the tree, which two trees watch.
+/// Lanes are instances; behind them comes the tree, which several watch.
 pub const LANES: [Lane; 8] = [
     lane("stream-uring", Half::Stream, true, 4_000, false),
     lane("stream-epoll", Half::Stream, false, 4_000, false),
@@ -152,10 +152,34 @@ pub const LANES: [Lane; 8] = [
     lane("overflow", Half::Stream, true, 4_000, true),
 ];
 
-pub const TREES: [(&str, bool); 2] = [("tree-uring", true), ("tree-epoll", false)];
+/// Consumers of the tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Canopy {
+    pub name: &'static str,
+    pub uring: bool,
+    /// What a loss did is found, and so what the changes add up to must hold behind one.
+    pub finds: bool,
+    /// It has little memory, and is to overflow.
+    pub small: bool,
+}
 
-/// The producer's lane for both trees.
+pub const TREES: [Canopy; 3] = [
+    canopy("tree-uring", true, true, false),
+    canopy("tree-epoll", false, false, false),
+    canopy("tree-overflow", true, true, true),
+];
+
+/// The producer's lane for all trees.
 pub const TREE: usize = LANES.len();
+
+const fn canopy(name: &'static str, uring: bool, finds: bool, small: bool) -> Canopy {
+    Canopy {
+        name,
+        uring,
+        finds,
+        small,
+    }
+}
 
 const fn lane(name: &'static str, half: Half, uring: bool, window: u64, small: bool) -> Lane {
     Lane {
@@ -211,7 +235,8 @@ impl Phase {
             .iter()
             .map(|lane| LanePlan::of(*lane, warm, &mut random))
             .collect();
-        lanes.extend(TREES.iter().map(|_| LanePlan {
+        let large = TREES.iter().filter(|tree| !tree.small);
+        lanes.extend(large.map(|_| LanePlan {
             kind: Kind::Modify,
             fresh: random.one_in(3),
             stall: if warm {
@@ -226,7 +251,7 @@ impl Phase {
         lanes
             .iter_mut()
             .for_each(|lane| lane.stall = lane.stall.min(longest.max(50)));
-        Self {
+        let mut phase = Self {
             number,
             seed: random.next(),
             rate,
@@ -235,7 +260,16 @@ impl Phase {
             churn_instances: warm || random.one_in(2),
             churn_trees: warm || random.one_in(2),
             operations: [0, 200, 2_000][random.below(3) as usize].max(if warm { 2_000 } else { 0 }),
-        }
+        };
+        let small = TREES.iter().filter(|tree| tree.small);
+        phase.lanes.extend(small.map(|_| LanePlan {
+            kind: Kind::Modify,
+            fresh: random.one_in(3),
+            stall: (2_500 * u64::from(warm || random.one_in(2))).min(longest.max(50)),
+            stalls: 1 + random.below(3),
+            churn: false,
+        }));
+        phase
     }
 }
 

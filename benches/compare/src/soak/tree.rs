@@ -105,11 +105,15 @@ struct Live {
 
 impl Live {
     fn open(setup: &Setup, number: usize) -> Result<Self> {
-        let (_, uring) = TREES[number];
+        let of = &TREES[number];
         let root = setup.tree();
-        // With `Diff` the model has to hold across overflows too.
-        let recovery = if number == 0 { Recovery::Diff } else { Recovery::Mark };
-        let builder = Tree::builder(&root).backend(backend(setup, uring)?).recovery(recovery);
+        let recovery = if of.finds { Recovery::Diff } else { Recovery::Mark };
+        let mut builder = Tree::builder(&root)
+            .backend(backend(setup, of.uring)?)
+            .recovery(recovery);
+        if of.small {
+            builder = builder.buffers(4).buffer_size(4096);
+        }
         let tree = patiently(|| builder.clone().open())?;
         Ok(Self {
             stream: tree.stream()?,
