@@ -17,6 +17,8 @@ impl Tracker {
             // It could not be listed, and what is watched is not listed again.
             self.releasing.push_back(wd);
         }
+        // It will be listed, which tells.
+        self.doubts.retain(|doubt| doubt.dir != id);
         let node = self.nodes.get_mut(id);
         node.state = State::Pending;
         if node.flags & LISTED == 0 {

@@ -423,7 +423,8 @@ impl Tracker {
             }
             self.files.remove_all(&mut self.nodes, at);
             if at == top {
-                return;
+                // Whatever is in it then is found by listing it, and is not to be found once more.
+                return self.doubts.retain(|doubt| doubt.dir != top);
             }
             let parent = self.nodes.get(at).parent;
             self.forget(at);
