@@ -203,6 +203,7 @@ impl Tracker {
                     Outcome::Unlisted { code, .. } => self.refused(id, "list directory", code, out),
                     _ => drop(self.uncovered.remove(&id)),
                 }
+                self.try_forbidden_roots();
                 self.take_files(crawl, number, id, out);
             }
             Outcome::Filtered => {
