@@ -17,6 +17,8 @@ impl Tracker {
             // It could not be listed, and what is watched is not listed again.
             self.releasing.push_back(wd);
         }
+        // It will be listed, which tells.
+        self.doubts.retain(|doubt| doubt.dir != id);
         let node = self.nodes.get_mut(id);
         node.state = State::Pending;
         if node.flags & LISTED == 0 {
@@ -37,6 +39,23 @@ impl Tracker {
             .into_iter()
             .filter(|&id| self.is_below(id, top) || self.nodes.get(id).parent == NONE);
         below.collect::<Vec<_>>().into_iter().for_each(|id| self.try_again(id));
+    }
+
+    /// A directory is there that was not covered before. It may be where a root is that is forbidden, or above that: the
+    /// root is not told, as what was there has gone without a change of its permissions.
+    pub(super) fn try_forbidden_roots(&mut self) {
+        if self.uncovered.is_empty() || self.roots.len() < 2 {
+            return;
+        }
+        let is_forbidden = |&id: &Id| {
+            let error = self.uncovered.get(&id);
+            self.nodes.get(id).state == State::Uncovered
+                && error.is_some_and(|error| error.kind() == ErrorKind::PermissionDenied)
+        };
+        let forbidden: Vec<_> = self.roots.iter().map(|root| root.node).filter(is_forbidden).collect();
+        // Barriers wait for that.
+        self.stirred |= !forbidden.is_empty();
+        forbidden.into_iter().for_each(|id| self.look_again(id));
     }
 
     /// Whether something in this directory is in doubt, since it may not be searched.

@@ -8,7 +8,7 @@ use super::ahead::{Ahead, Partner};
 use super::change::OwnedChange;
 use super::files::UNKNOWN;
 use super::harness::{DIR, Fed, MARKER, ROOT, Raw, read};
-use super::nodes::State;
+use super::nodes::{Id, State};
 use super::swaps::{Spot, Swaps};
 use super::tracker::Answer;
 use crate::decode::Records;
@@ -225,6 +225,28 @@ fn what_may_be_half_of_an_exchange_is_forgotten_in_the_order_it_came() {
             swaps.note(None, spot(2), number, true, true);
             assert_eq!(swaps.came_to(spot(2), number).map(|first| first.cookie), Some(number));
         }
+    }
+}
+
+/// What round 485 with mounts found: the doubt about a name stayed, and when the directory had been listed again, what has
+/// that name was found and reported a second time.
+#[test]
+fn a_directory_that_is_to_be_listed_has_no_name_in_doubt() {
+    type Again = fn(&mut Fed, Id);
+    let again: [Again; 3] = [
+        |fed, a| drop(fed.report(|tracker, out| tracker.unsettle(a, out))),
+        |fed, _| drop(fed.feed(&[&[(2, Mask::IGNORED, 0, "")]])),
+        |fed, a| fed.tracker.look_again(a),
+    ];
+    for again in again {
+        let mut fed = Fed::new(false, false);
+        let a = fed.dir(fed.root, "a", 2);
+        fed.tracker.open_doubt(fed.root, b"other");
+        fed.tracker.open_doubt(a, b"x");
+        again(&mut fed, a);
+        assert_eq!(fed.tracker.nodes.get(a).state, State::Pending);
+        assert!(fed.tracker.doubt(a, b"x").is_none());
+        assert!(fed.tracker.doubt(fed.root, b"other").is_some());
     }
 }
 

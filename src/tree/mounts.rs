@@ -3,6 +3,11 @@
 //! The kernel's table of mounts says where something has changed; the disk says what is there now, and a directory that is
 //! another than before is looked at again. One thread waits for such changes on behalf of all trees and wakes their
 //! workers. A worker also asks before it delivers a barrier, so a barrier has all that was mounted before it behind it.
+//!
+//! Between two looks at the table something may have been mounted and unmounted, and a session may have seen it: no table
+//! has it. So a session asks when it ends, and makes nothing final of what it could not find meanwhile; and with every
+//! change of the table all directories are looked at again that are on another file system than the one above them. The
+//! numbers in the table are used again, so places whose lines are as before are looked at too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -10,37 +15,51 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
-use std::time::Duration;
 
 use super::batch::{Draft, Extra};
+use super::herald::Call;
 use super::marks::Mark;
 use super::nodes::{Id, LINK, NONE, State};
 use super::tracker::{Out, Tracker};
 use super::worker::Worker;
+use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 use crate::sys::dir::{Dir, Identity};
 use crate::sys::mounts::MountTable;
-use crate::sys::notifier::Notifier;
-use crate::sys::thread::spawn_without_signals;
 
 /// Where something is mounted, and the lines that say what: the last of them lies over the others.
 type Points = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
 
-/// A place where something was mounted or unmounted.
-#[derive(Clone, Copy, Default)]
+/// A place where something was mounted or unmounted, or may have been.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Point {
+    /// The table says so.
+    told: bool,
     /// Something was unmounted, which was not said.
     ended: bool,
     tries: u8,
+}
+
+/// Places that are hidden by what is mounted above them are never found.
+const MOST_TRIES: u8 = 16;
+
+/// Looked at twice and no more: nothing says that there is anything.
+const UNTOLD: Point = Point {
+    told: false,
+    ended: false,
+    tries: MOST_TRIES,
+};
+
+fn path_of(place: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(place))
 }
 
 /// The table as a tree last saw it. Where there is no `/proc`, none.
 pub(super) struct Mounts {
     table: Option<MountTable>,
     points: Points,
+    /// It has changed, and could not be read.
+    unread: bool,
     call: Option<Call>,
     /// Places that are to be looked at again behind a marker: the table is ahead of the stream, in which renames that lead
     /// to these places, or away, may be still to come.
@@ -56,6 +75,7 @@ impl Mounts {
         let lines = table.as_mut().and_then(|table| table.read().ok());
         Self {
             points: points(&lines.unwrap_or_default()),
+            unread: false,
             call: table.as_ref().and_then(|_| Call::new().ok()),
             table,
             noted: BTreeMap::new(),
@@ -69,31 +89,48 @@ impl Mounts {
     }
 
     /// An overflow has swallowed the marker, and everything is looked at again.
-    pub(super) fn lost_marker(&mut self) {
-        let marked = std::mem::take(&mut self.marked);
-        self.noted.extend(marked);
+    pub(super) fn forget(&mut self) {
+        self.noted.clear();
+        self.marked.clear();
     }
 
-    /// The places where something was mounted or unmounted, those above before those below.
-    fn changed(&mut self) -> BTreeMap<Vec<u8>, Point> {
-        let due = !self.noted.is_empty() || !self.marked.is_empty();
+    /// Whether the table has changed since this was last asked; and the places that are to be looked at, those above before
+    /// those below.
+    fn changed(&mut self) -> (bool, BTreeMap<Vec<u8>, Point>) {
+        let due = self.unread || !self.noted.is_empty() || !self.marked.is_empty();
+        let Some(table) = &mut self.table else {
+            return (false, BTreeMap::new());
+        };
         // What is asked is not told again.
-        let table = self.table.as_mut().filter(|table| table.has_changed() || due);
-        let Some(Ok(lines)) = table.map(MountTable::read) else {
-            return BTreeMap::new();
+        let changed = table.has_changed() || self.unread;
+        if !changed && !due {
+            return (false, BTreeMap::new());
+        }
+        let lines = table.read();
+        self.unread = changed && lines.is_err();
+        let Ok(lines) = lines else {
+            return (changed, BTreeMap::new());
         };
         let before = std::mem::replace(&mut self.points, points(&lines));
-        let after = &self.points;
-        let all: BTreeSet<_> = before.keys().chain(after.keys()).collect();
-        let changed = all.into_iter().filter(|&point| before.get(point) != after.get(point));
-        let point = |place: &Vec<u8>| {
-            let now = after.get(place).map_or(&[][..], Vec::as_slice);
-            let lines = before.get(place);
-            let ended = lines.is_some_and(|lines| !lines.iter().all(|line| now.contains(line)));
-            (place.clone(), Point { ended, tries: 0 })
-        };
-        changed.map(point).collect()
+        (changed, to_look_at(&before, &self.points, changed))
     }
+}
+
+/// Where the table says something else than before; with `all`, where it says anything.
+fn to_look_at(before: &Points, after: &Points, all: bool) -> BTreeMap<Vec<u8>, Point> {
+    let places: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let point = |place: &Vec<u8>| {
+        let (lines, now) = (before.get(place), after.get(place));
+        let kept = |line| now.is_some_and(|now| now.contains(line));
+        let told = lines != now;
+        let point = Point {
+            told,
+            ended: lines.is_some_and(|lines| !lines.iter().all(kept)),
+            ..if told { Point::default() } else { UNTOLD }
+        };
+        (told || all).then(|| (place.clone(), point))
+    };
+    places.into_iter().filter_map(point).collect()
 }
 
 /// Of each line the fifth field is the place. What was mounted over something else there has a line of its own.
@@ -131,15 +168,13 @@ impl Worker {
     /// Looks where something was mounted or unmounted since it was last asked; with `passed`, also where that was said
     /// before the marker that was set then.
     pub(super) fn look_at_mounts(&mut self, passed: bool, draft: &mut Draft) {
-        /// Places that are hidden by what is mounted above them are never found.
-        const MOST_TRIES: u8 = 16;
-        let changed = self.mounts.changed();
-        let marked = if passed {
+        let (anew, mut changed) = self.mounts.changed();
+        let mut marked = if passed {
             std::mem::take(&mut self.mounts.marked)
         } else {
             BTreeMap::new()
         };
-        if changed.is_empty() && marked.is_empty() {
+        if !anew && changed.is_empty() && marked.is_empty() {
             return;
         }
         let out = &mut Out {
@@ -147,6 +182,8 @@ impl Worker {
             memory: &mut self.memory,
         };
         let (tracker, noted) = (&mut self.tracker, &mut self.mounts.noted);
+        tracker.remounted |= anew;
+        tracker.changed |= anew;
         // What is somewhere else by its path has no place in the table by which it could be found.
         let mut tops = Vec::new();
         for top in tracker.tops() {
@@ -158,15 +195,20 @@ impl Worker {
             let path = PathBuf::from(OsString::from_vec(tracker.nodes.path(top)));
             tops.extend(fs::canonicalize(path).map(|path| (top, path)));
         }
-        for (place, point) in &marked {
-            let found = tracker.look_at_point(place, point.ended, &tops, out);
+        changed.retain(|place, _| tops.iter().any(|(_, top)| path_of(place).starts_with(top)));
+        let places = if anew { &mut changed } else { &mut marked };
+        for place in tracker.crossings(&tops) {
+            places.entry(place).or_insert(UNTOLD);
+        }
+        for (place, point) in marked {
+            let found = tracker.look_at_point(&place, point, &tops, out);
             if !found && point.tries < MOST_TRIES {
                 let tries = point.tries + 1;
-                noted.insert(place.clone(), Point { tries, ..*point });
+                noted.insert(place, Point { tries, ..point });
             }
         }
         for (place, mut point) in changed {
-            point.ended &= !tracker.look_at_point(&place, point.ended, &tops, out);
+            point.ended &= !tracker.look_at_point(&place, point, &tops, out);
             noted.insert(place, point);
         }
         if self.mounts.marked.is_empty() && !self.mounts.noted.is_empty() {
@@ -222,11 +264,42 @@ impl Tracker {
         }
     }
 
+    /// The places of directories that are on another file system than the one above them.
+    fn crossings(&mut self, tops: &[(Id, PathBuf)]) -> Vec<Vec<u8>> {
+        let mut crossings = std::mem::take(&mut self.crossings);
+        crossings.retain(|&id| self.is_crossing(id));
+        let places = crossings.iter().filter_map(|&id| self.place(id, tops)).collect();
+        self.crossings = crossings;
+        places
+    }
+
+    pub(super) fn is_crossing(&self, id: Id) -> bool {
+        let node = self.nodes.get(id);
+        let is_below = node.state == State::Watched && node.parent != NONE && node.flags & LINK == 0;
+        is_below && self.nodes.identity(id).0 != self.nodes.identity(node.parent).0
+    }
+
+    /// What the table of mounts calls this directory.
+    fn place(&self, id: Id, tops: &[(Id, PathBuf)]) -> Option<Vec<u8>> {
+        let mut names = Vec::new();
+        let mut at = id;
+        while at != NONE {
+            if let Some((_, path)) = tops.iter().find(|&&(top, _)| top == at) {
+                let below = names.iter().rev().map(|&name| OsStr::from_bytes(name));
+                let path: PathBuf = std::iter::once(path.as_os_str()).chain(below).collect();
+                return Some(path.into_os_string().into_vec());
+            }
+            names.push(self.nodes.name(at));
+            at = self.nodes.get(at).parent;
+        }
+        None
+    }
+
     /// False if there is no directory at this place yet.
-    fn look_at_point(&mut self, place: &[u8], ended: bool, tops: &[(Id, PathBuf)], out: &mut Out<'_>) -> bool {
+    fn look_at_point(&mut self, place: &[u8], point: Point, tops: &[(Id, PathBuf)], out: &mut Out<'_>) -> bool {
         let mut found = true;
         for (top, path) in tops {
-            let Ok(below) = Path::new(OsStr::from_bytes(place)).strip_prefix(path) else {
+            let Ok(below) = path_of(place).strip_prefix(path) else {
                 continue;
             };
             let mut id = *top;
@@ -240,31 +313,51 @@ impl Tracker {
             let is_open = matches!(self.nodes.get(id).state, State::Watched | State::Pending);
             match missing {
                 true => found &= !is_open,
-                false if id != *top => self.look_at_mount(id, ended, out),
+                false if id != *top => found &= self.look_at_mount(id, point, out),
                 false => {}
             }
         }
         found
     }
 
-    /// Something was mounted or unmounted at this directory, and what is there may be another.
-    fn look_at_mount(&mut self, id: Id, ended: bool, out: &mut Out<'_>) {
+    /// Something was mounted or unmounted at this directory, and what is there may be another. False if its path leads
+    /// nowhere: events are to come that say where it is, and it may be in place there or not.
+    fn look_at_mount(&mut self, id: Id, point: Point, out: &mut Out<'_>) -> bool {
         match self.nodes.get(id).state {
-            State::Watched => {
-                // If nothing is there, an event says so.
-                let (Err(Instead::Another) | Err(Instead::Unknown)) = self.is_in_place(id) else {
-                    return;
-                };
-                self.say_unmounted(id, ended, out);
-                self.unsettle(id, out);
-            }
-            State::Uncovered => {
-                self.say_unmounted(id, ended, out);
+            State::Watched => match self.is_in_place(id) {
+                Ok(()) => {}
+                Err(Instead::Nothing) => return false,
+                Err(Instead::Unknown) if !point.told => {}
+                Err(Instead::Another | Instead::Unknown) => {
+                    self.say_unmounted(id, point.ended, out);
+                    self.unsettle(id, out);
+                    // A session that is under way may have found it as it was: barriers wait for the next.
+                    self.stirred = true;
+                }
+            },
+            // Where mounts are not crossed, what is mounted there now is not either.
+            State::Uncovered if point.told || self.manner.cross_mounts => {
+                self.say_unmounted(id, point.ended, out);
                 self.look_again(id);
+                self.stirred = true;
             }
             State::Pending => self.changed = true,
-            State::Vacant | State::Filtered => {}
+            State::Uncovered | State::Vacant | State::Filtered => {}
         }
+        true
+    }
+
+    /// A session ends while which the table of mounts has changed: what it was refused may be due to what was mounted, and
+    /// is not there any more.
+    pub(super) fn refuse_again(&mut self) {
+        let kinds = [ErrorKind::PermissionDenied, ErrorKind::Other];
+        let refused = |(&id, error): (&Id, &Error)| {
+            let here = self.nodes.get(id).session == self.session || self.has_forbidden(id);
+            (here && kinds.contains(&error.kind())).then_some(id)
+        };
+        let refused: Vec<_> = self.uncovered.iter().filter_map(refused).collect();
+        self.stirred |= !refused.is_empty();
+        refused.into_iter().for_each(|id| self.try_again(id));
     }
 
     /// As the kernel does for what was watched, if it says so first: of a file system that is in use elsewhere, it does not.
@@ -281,88 +374,73 @@ impl Tracker {
     }
 }
 
-/// Has this thread woken when something is mounted or unmounted.
-struct Call(Arc<Called>);
-
-struct Called {
-    flag: AtomicBool,
-    thread: Thread,
-}
-
-/// The thread that waits, and whom it wakes.
-struct Herald {
-    called: Vec<Arc<Called>>,
-    stop: Arc<Notifier>,
-    /// A fork leaves the thread behind.
-    process: u32,
-}
-
-static HERALD: Mutex<Option<Herald>> = Mutex::new(None);
-
-fn herald() -> MutexGuard<'static, Option<Herald>> {
-    HERALD.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Call {
-    fn new() -> io::Result<Self> {
-        let called = Arc::new(Called {
-            flag: AtomicBool::new(false),
-            thread: thread::current(),
-        });
-        let mut herald = herald();
-        match herald.as_mut().filter(|herald| herald.process == std::process::id()) {
-            Some(herald) => herald.called.push(Arc::clone(&called)),
-            None => {
-                let (stop, table) = (Arc::new(Notifier::new()?), MountTable::open()?);
-                let until = Arc::clone(&stop);
-                spawn_without_signals("ringwatch-mount", move || proclaim(&table, &until))?;
-                *herald = Some(Herald {
-                    called: vec![Arc::clone(&called)],
-                    stop,
-                    process: std::process::id(),
-                });
-            }
-        }
-        Ok(Self(called))
-    }
-
-    fn take(&self) -> bool {
-        self.0.flag.load(Ordering::Relaxed) && self.0.flag.swap(false, Ordering::AcqRel)
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        let mut place = herald();
-        let Some(herald) = place.as_mut() else { return };
-        herald.called.retain(|called| !Arc::ptr_eq(called, &self.0));
-        if herald.called.is_empty() {
-            herald.stop.signal();
-            *place = None;
-        }
-    }
-}
-
-/// The body of the thread.
-fn proclaim(table: &MountTable, stop: &Arc<Notifier>) {
-    /// Where one is mounted, others often follow: they are looked at together.
-    const PAUSE: Duration = Duration::from_millis(10);
-    while table.wait(stop) {
-        if let Some(herald) = herald().as_ref().filter(|herald| Arc::ptr_eq(&herald.stop, stop)) {
-            for called in &herald.called {
-                called.flag.store(true, Ordering::Release);
-                called.thread.unpark();
-            }
-        }
-        if stop.sleep(PAUSE) {
-            return;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::harness::{DIR, Fed, ROOT};
     use super::*;
+
+    /// Numbers of mounts and of devices are given again as soon as they are free.
+    #[test]
+    fn what_has_the_line_of_another_that_was_there_is_looked_at_too() {
+        let table = points(b"31 1 0:5 / /a rw - tmpfs t rw\n");
+        assert!(to_look_at(&table, &table, false).is_empty());
+        let places = to_look_at(&table, &table, true);
+        assert_eq!(places[b"/a".as_slice()], UNTOLD);
+        let (told, ended) = (true, true);
+        let gone = Point { told, ended, tries: 0 };
+        assert_eq!(to_look_at(&table, &Points::new(), true)[b"/a".as_slice()], gone);
+    }
+
+    /// A tree that knows `a` and in it `b`, which the disk has for another, and a directory that `b` may have.
+    fn displaced() -> (tempfile::TempDir, Fed, Id) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        let mut fed = Fed::new(true, false);
+        fed.tracker
+            .nodes
+            .relink(fed.root, NONE, dir.path().as_os_str().as_bytes());
+        let a = fed.dir(fed.root, "a", 2);
+        let b = fed.dir(a, "b", 3);
+        fed.dir(b, "below", 4);
+        fed.tracker.nodes.set_identity(a, 1, 1);
+        fed.tracker.nodes.set_identity(b, 2, 1);
+        (dir, fed, b)
+    }
+
+    #[test]
+    fn a_directory_whose_path_leads_nowhere_is_looked_at_again_once_events_say_where_it_is() {
+        let (dir, mut fed, b) = displaced();
+        fs::rename(dir.path().join("a"), dir.path().join("c")).unwrap();
+        let tops = [(fed.root, dir.path().to_owned())];
+        let look = |fed: &mut Fed, below: &str| {
+            let place = dir.path().join(below).into_os_string().into_vec();
+            let mut found = false;
+            fed.report(|tracker, out| found = tracker.look_at_point(&place, Point::default(), &tops, out));
+            found
+        };
+        assert!(!look(&mut fed, "a/b"));
+        assert_eq!(fed.tracker.nodes.get(b).state, State::Watched);
+        let renamed = [
+            (ROOT, Mask::MOVED_FROM | DIR, 7, "a"),
+            (ROOT, Mask::MOVED_TO | DIR, 7, "c"),
+        ];
+        fed.feed(&[&renamed]);
+        assert!(look(&mut fed, "c/b"));
+        assert_eq!(fed.tracker.nodes.get(b).state, State::Pending);
+    }
+
+    /// Of what was mounted and unmounted between two looks at the table, no table tells.
+    #[test]
+    fn directories_on_other_file_systems_are_found_by_their_places() {
+        let (dir, mut fed, b) = displaced();
+        let tops = [(fed.root, dir.path().to_owned())];
+        fed.tracker.crossings.insert(b);
+        let place = dir.path().join("a/b").into_os_string().into_vec();
+        assert_eq!(fed.tracker.crossings(&tops), [place]);
+        fed.report(|tracker, out| tracker.unsettle(b, out));
+        assert!(fed.tracker.crossings(&tops).is_empty());
+        assert!(fed.tracker.crossings.is_empty());
+    }
 
     #[test]
     fn places_are_read_as_they_are_called() {

@@ -43,7 +43,7 @@ impl Tracker {
         self.last_session = self.last_session.checked_add(1).unwrap_or(1);
         self.session = self.last_session;
         self.names_known = names_known;
-        (self.changed, self.stirred) = (false, false);
+        (self.changed, self.stirred, self.remounted) = (false, false, false);
         if names_known && !self.keeps_files {
             self.files.clear(&mut self.nodes);
         }
@@ -194,12 +194,16 @@ impl Tracker {
                     _ => self.nodes.watch(id, wd),
                 }
                 self.nodes.set_identity(id, identity.device, identity.inode);
+                if self.is_crossing(id) {
+                    self.crossings.insert(id);
+                }
                 self.nodes.get_mut(id).flags &= !ALIAS;
                 self.renew(id, out);
                 match found.outcome {
                     Outcome::Unlisted { code, .. } => self.refused(id, "list directory", code, out),
                     _ => drop(self.uncovered.remove(&id)),
                 }
+                self.try_forbidden_roots();
                 self.take_files(crawl, number, id, out);
             }
             Outcome::Filtered => {
@@ -277,6 +281,9 @@ impl Tracker {
     pub(super) fn end_session(&mut self, out: &mut Out<'_>) {
         let left_over = std::mem::take(&mut self.left_over);
         self.stirred |= !left_over.is_empty() && self.changed;
+        if self.remounted {
+            self.refuse_again();
+        }
         for (id, outcome) in left_over {
             let node = *self.nodes.get(id);
             // It may be gone, and its number another's.

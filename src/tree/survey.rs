@@ -250,7 +250,7 @@ impl Worker {
     pub(super) fn overflowed(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
         self.shared.marks.overflowed();
         self.unmarked.clear();
-        self.mounts.lost_marker();
+        self.mounts.forget();
         if !self.tracker.silent {
             draft.overflow();
         }

@@ -9,7 +9,7 @@
 //!   but for its creation, since before that there was none, so what was found came later. Any other event detaches it,
 //!   and if the name is still taken, the next session attaches what is there.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
@@ -98,6 +98,10 @@ pub(super) struct Tracker {
     pub(super) changed: bool,
     /// The session's findings have been found void in part.
     pub(super) stirred: bool,
+    /// Something was mounted or unmounted since this session began, or shortly before.
+    pub(super) remounted: bool,
+    /// Directories on another file system than the one above them, and some that were.
+    pub(super) crossings: HashSet<Id>,
     pub(super) pending: Vec<Id>,
     pub(super) doubts: Vec<Doubt>,
     /// Pending directories that the session did not find, or not where they were.
@@ -135,6 +139,8 @@ impl Tracker {
             blind: false,
             changed: false,
             stirred: false,
+            remounted: false,
+            crossings: HashSet::new(),
             pending: Vec::new(),
             doubts: Vec::new(),
             left_over: Vec::new(),
@@ -417,7 +423,8 @@ impl Tracker {
             }
             self.files.remove_all(&mut self.nodes, at);
             if at == top {
-                return;
+                // Whatever is in it then is found by listing it, and is not to be found once more.
+                return self.doubts.retain(|doubt| doubt.dir != top);
             }
             let parent = self.nodes.get(at).parent;
             self.forget(at);

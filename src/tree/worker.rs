@@ -330,6 +330,8 @@ impl Worker {
     }
 
     fn end_session(&mut self, draft: &mut Draft) {
+        // It may have looked at what was mounted for that moment only.
+        self.look_at_mounts(false, draft);
         self.tracker.end_session(&mut Out {
             draft,
             memory: &mut self.memory,

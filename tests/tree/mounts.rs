@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use ringwatch::tree::{OwnedChange, Tree};
 use ringwatch::{ErrorKind, Mask};
@@ -254,5 +256,89 @@ fn mounts_below_a_link_are_noticed() {
         fs::write(at.join("inside/heard"), "").unwrap();
         assert_eq!(paths(&watched.changes(), Mask::CREATE), [seen.join("inside/heard")]);
         unmount(&at).unwrap();
+    });
+}
+
+/// What the tree adds up to is what is there.
+fn assert_replays(watched: &mut Watched, model: &mut Model, root: &Path) {
+    let changes = watched.changes();
+    changes.iter().for_each(|change| model.apply(change).unwrap());
+    assert_eq!(difference(&model.node, &disk(root, &|_| true), root), None);
+    assert!(watched.tree.uncovered().is_empty(), "{:?}", watched.tree.uncovered());
+    watched.settle();
+    assert_watched_exactly(root);
+}
+
+/// The filter is asked while the tree looks, so it can have something mounted for just that moment: no table of mounts that
+/// is read before or later has it. The kernel does not tell either, since something of it is still in use.
+#[test]
+fn what_is_mounted_only_while_the_tree_looks_is_left_again() {
+    let name = "mounts::what_is_mounted_only_while_the_tree_looks_is_left_again";
+    in_namespaces(name, || {
+        let (dir, root, at) = place("new/mount");
+        let (outside, in_use) = (dir.path().join("outside"), Arc::new(Mutex::new(None)));
+        fs::rename(root.join("new"), &outside).unwrap();
+        let asked = Arc::clone(&in_use);
+        let place = at.clone();
+        let tree = Tree::builder(&root).cross_mounts(true).filter(move |dir| {
+            if dir == Path::new("new/mount") && mount_memory(&place).is_ok() {
+                fs::create_dir(place.join("passing")).unwrap();
+                *asked.lock().unwrap() = Some(fs::File::create(place.join("in-use")).unwrap());
+            } else if dir == Path::new("new/mount/passing") {
+                detach(&place).unwrap();
+            }
+            true
+        });
+        let mut watched = Watched::new(tree.open().unwrap());
+        let mut model = Model::new(&root, disk(&root, &|_| true));
+        fs::rename(&outside, root.join("new")).unwrap();
+        assert_replays(&mut watched, &mut model, &root);
+        if in_use.lock().unwrap().is_none() {
+            skip("a mount", "RINGWATCH_REQUIRE_NAMESPACES", &"it is refused");
+        }
+    });
+}
+
+/// The same over a directory that is known, while others in it are to be looked at: they are not given up.
+#[test]
+fn what_was_hidden_only_while_the_tree_looked_is_looked_at_again() {
+    let name = "mounts::what_was_hidden_only_while_the_tree_looked_is_looked_at_again";
+    in_namespaces(name, || {
+        let dir = tempdir().unwrap();
+        let root = dir.path().join("root");
+        for below in ["a/late/last", "b/late/last", "c/late/last"] {
+            fs::create_dir_all(root.join("early").join(below)).unwrap();
+        }
+        let (now, steps) = (root.clone(), Arc::new(AtomicUsize::new(0)));
+        let (order, step) = (Mutex::new(Vec::new()), Arc::clone(&steps));
+        let tree = Tree::builder(&root).cross_mounts(true).filter(move |dir| {
+            let mut order = order.lock().unwrap();
+            // All that is called late is new as soon as the directory is renamed, and is looked at in the order in which
+            // it is asked for: that in the middle while something is mounted above it.
+            if dir.ends_with("late") && order.len() < 3 {
+                let is_known = dir.starts_with("early");
+                order.extend((!is_known).then(|| now.join(dir.parent().unwrap())));
+                return !is_known;
+            }
+            match (order.get(1), step.load(Ordering::Relaxed)) {
+                (Some(above), 0) if dir.ends_with("last") && mount_memory(above).is_ok() => {
+                    step.store(1, Ordering::Relaxed);
+                }
+                (Some(above), 1) if dir.ends_with("last") => {
+                    detach(above).unwrap();
+                    step.store(2, Ordering::Relaxed);
+                }
+                _ => {}
+            }
+            true
+        });
+        let mut watched = Watched::new(tree.open().unwrap());
+        let mut model = Model::new(&root, disk(&root, &|path| !path.ends_with("late")));
+        fs::rename(root.join("early"), root.join("now")).unwrap();
+        assert_replays(&mut watched, &mut model, &root);
+        match steps.load(Ordering::Relaxed) {
+            0 => skip("a mount", "RINGWATCH_REQUIRE_NAMESPACES", &"it is refused"),
+            steps => assert_eq!(steps, 2),
+        }
     });
 }

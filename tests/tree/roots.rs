@@ -1,6 +1,7 @@
 //! Roots: several, in one another, files, missing, deleted, renamed.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +13,7 @@ use tempfile::{TempDir, tempdir};
 use crate::model::Watched;
 use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support;
+use crate::support::child::without_capabilities;
 
 fn place() -> (TempDir, PathBuf) {
     let dir = tempdir().expect("a directory");
@@ -390,4 +392,24 @@ fn a_missing_root_may_turn_out_to_be_a_file() {
         watched.wait_for(|change| change.uncovered().is_some());
     }
     assert_eq!(watched.tree.roots(), [root]);
+}
+
+#[test]
+fn a_forbidden_root_is_tried_again_when_another_directory_takes_its_place() {
+    let dir = tempdir().unwrap();
+    let (root, inner) = (dir.path().join("root"), dir.path().join("root/inner"));
+    fs::create_dir_all(&inner).unwrap();
+    fs::set_permissions(&inner, fs::Permissions::from_mode(0o000)).unwrap();
+    let tree = without_capabilities(|| Tree::new(&root).unwrap());
+    let mut watched = Watched::new(tree);
+    watched.tree.add_root(&inner).unwrap();
+    watched.changes();
+    // The directory of the outer root, and the root.
+    assert_eq!(watched.tree.uncovered().len(), 2);
+    fs::rename(&inner, dir.path().join("away")).unwrap();
+    fs::create_dir(&inner).unwrap();
+    watched.changes();
+    assert!(watched.tree.uncovered().is_empty(), "{:?}", watched.tree.uncovered());
+    watched.settle();
+    assert_watched_exactly(&root);
 }
