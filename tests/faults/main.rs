@@ -20,7 +20,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
-use std::time::Instant;
 
 use ringwatch::{Backend, ErrorKind, Result};
 use tokio::runtime::Runtime;
@@ -28,6 +27,7 @@ use tokio::runtime::Runtime;
 use crate::halves::{Half, Seen};
 use crate::inject::{Fault, Injector};
 use crate::support::child::in_children;
+use crate::support::process::Has;
 use crate::support::wait_until;
 
 /// Files that are made, in bursts; each burst when the one before was seen.
@@ -128,57 +128,13 @@ fn run(half: &'static str, backend: Backend, injector: &'static Injector) -> Res
         }
     });
     // The listener itself is one more.
-    Has::settle(before.descriptors + 1, before.threads);
+    let descriptors = before.descriptors + 1;
+    Has { descriptors, ..before }.wait_until_no_more("both attempts");
     let second = outcomes.pop().expect("two outcomes").expect("it works again");
     assert_eq!(second.complete(FILES), Ok(()), "behind the fault");
     let total = injector.total();
     assert!(total < MOST_CALLS, "{total} calls: it spins, on {}", injector.last());
     outcomes.pop().expect("two outcomes")
-}
-
-/// What a process has.
-#[derive(Clone, Copy, Debug)]
-struct Has {
-    descriptors: usize,
-    threads: usize,
-}
-
-impl Has {
-    fn now() -> Self {
-        let entries = |path| fs::read_dir(path).expect("/proc").count();
-        Self {
-            descriptors: entries("/proc/self/fd"),
-            threads: entries("/proc/self/task"),
-        }
-    }
-
-    /// Threads and descriptors go a moment after the last handle. On a busy machine the kernel may take seconds to close an
-    /// inotify descriptor.
-    fn settle(descriptors: usize, threads: usize) {
-        let begun = Instant::now();
-        loop {
-            let now = Self::now();
-            if now.descriptors <= descriptors && now.threads <= threads {
-                return;
-            }
-            assert!(
-                begun.elapsed() < 3 * support::PATIENCE,
-                "left behind: {now:?}, of at most {descriptors} descriptors and {threads} threads: {}",
-                threads_now()
-            );
-            thread::yield_now();
-        }
-    }
-}
-
-/// Each thread, with the call it is in, and where in that.
-fn threads_now() -> String {
-    let tasks = fs::read_dir("/proc/self/task").expect("/proc");
-    let one = |task: fs::DirEntry| {
-        let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
-        format!("{}{}{}", read("comm"), read("syscall"), read("stack"))
-    };
-    tasks.flatten().map(one).collect()
 }
 
 fn scenario(number: &str) -> (&'static str, Backend) {
