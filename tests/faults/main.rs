@@ -1,4 +1,4 @@
-//! Faults in the middle: each system call that the library makes fails once, at its first, second, third time, and for
+//! Faults in the middle: each system call that the library makes fails once, at its first, second, third, last time, and for
 //! ever, with each error that it can have; through every reading half, on both backends.
 //!
 //! What may come of it: all events arrive; or a loss is said; or an error ends it that names the operation. What may not: a
@@ -50,6 +50,36 @@ const SCENARIOS: [(&str, Backend); 11] = [
     ("tree", Backend::Auto),
     ("tree", Backend::Epoll),
 ];
+
+/// What failed once, and is not among the first errors of a call.
+const FAILED_ONCE: [(usize, Fault); 4] = [
+    // The kernel kept a group of buffers, and with it the descriptor stayed open.
+    (0, once(libc::SYS_io_uring_register, libc::EINVAL, 3)),
+    (3, once(libc::SYS_io_uring_register, libc::ENOMEM, 3)),
+    // The kernel put reading off, and nobody asked again.
+    (7, always(libc::SYS_io_uring_enter, libc::EAGAIN, 3)),
+    (7, always(libc::SYS_io_uring_enter, libc::EBUSY, 3)),
+];
+
+const fn once(call: libc::c_long, errno: i32, from: u32) -> Fault {
+    let count = 1;
+    Fault {
+        call,
+        errno,
+        from,
+        count,
+    }
+}
+
+const fn always(call: libc::c_long, errno: i32, from: u32) -> Fault {
+    let count = u32::MAX;
+    Fault {
+        call,
+        errno,
+        from,
+        count,
+    }
+}
 
 /// What the thread under test tells the one that makes files.
 enum Told {
@@ -180,16 +210,23 @@ fn every_call_fails_and_nothing_hangs_spins_or_ends_in_silence() {
     let all = std::env::var("RINGWATCH_FAULTS").as_deref() == Ok("all");
     let mut cases = Vec::new();
     if std::env::var_os("RINGWATCH_TEST_CHILD").is_none() {
+        let line = |number: usize, fault: Fault| {
+            let Fault {
+                call,
+                errno,
+                from,
+                count,
+            } = fault;
+            format!("{number} {call} {errno} {from} {count}")
+        };
         for number in available() {
             let faults = errors::faults(SCENARIOS[number].0, &count(number), all);
-            let line = |Fault {
-                            call,
-                            errno,
-                            from,
-                            count,
-                        }| format!("{number} {call} {errno} {from} {count}");
-            cases.extend(faults.into_iter().map(line));
+            cases.extend(faults.into_iter().map(|fault| line(number, fault)));
+            let failed_once = FAILED_ONCE.iter().filter(|(of, _)| *of == number);
+            cases.extend(failed_once.map(|&(_, fault)| line(number, fault)));
         }
+        cases.sort_unstable();
+        cases.dedup();
         println!("{} faults", cases.len());
     }
     in_children(
