@@ -64,7 +64,7 @@ fn may_last(call: c_long, errno: i32) -> bool {
 
 /// The faults of a scenario that makes these calls, so many times.
 pub(crate) fn faults(half: &str, counts: &[(c_long, u32)], all: bool) -> Vec<Fault> {
-    let (most_errors, first_places) = if all { (usize::MAX, 3) } else { (1, 1) };
+    let (most_errors, most_places) = if all { (usize::MAX, 3) } else { (1, 2) };
     let mut faults = Vec::new();
     for &(call, times) in counts {
         for &errno in errors(half, call).iter().take(most_errors) {
@@ -76,14 +76,15 @@ pub(crate) fn faults(half: &str, counts: &[(c_long, u32)], all: bool) -> Vec<Fau
                     count,
                 });
             };
-            // The scenario is run twice, and fails the first time only. The last call is one of those that let go.
-            let last = times.div_ceil(2);
-            let places = || (1..=last).filter(|&place| place <= first_places || place == last);
-            places().for_each(|from| fault(from, 1));
+            // The scenario is run twice, and fails the first time only.
+            let places = times.div_ceil(2).min(most_places);
+            (1..=places).for_each(|from| fault(from, 1));
             if may_last(call, errno) {
-                places()
-                    .filter(|&from| from == 1 || all)
-                    .for_each(|from| fault(from, u32::MAX));
+                fault(1, u32::MAX);
+                // Once threads are at work, the allocator needs memory too, and aborts where it gets none.
+                if places > 1 && all && call != libc::SYS_mmap {
+                    fault(places, u32::MAX);
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Faults in the middle: each system call that the library makes fails once, at its first, second, third, last time, and for
+//! Faults in the middle: each system call that the library makes fails once, at its first, second, third time, and for
 //! ever, with each error that it can have; through every reading half, on both backends.
 //!
 //! What may come of it: all events arrive; or a loss is said; or an error ends it that names the operation. What may not: a
