@@ -254,13 +254,15 @@ impl Reader {
         // nothing came only if nothing waits.
         for _ in 0..MOST_LOOKS {
             if !self.kernel_has_events()? || self.has_no_room() {
-                break;
+                return Ok(None);
             }
             let batch = self.look()?;
             if batch.is_some() {
                 return Ok(batch);
             }
         }
+        // The kernel puts it off. There will be no other edge for these events: the reader is to be asked again.
+        self.notifier.signal();
         Ok(None)
     }
 

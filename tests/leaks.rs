@@ -6,48 +6,11 @@ mod support;
 
 use std::fs;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringwatch::{Backend, Inotify, Mask};
+use support::process::Has;
 use support::{backends, often};
-
-/// What a process has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Has {
-    descriptors: usize,
-    threads: usize,
-    mappings: usize,
-}
-
-impl Has {
-    fn now() -> Self {
-        let entries = |path| fs::read_dir(path).expect("/proc").count();
-        Self {
-            descriptors: entries("/proc/self/fd"),
-            threads: entries("/proc/self/task"),
-            mappings: fs::read_to_string("/proc/self/maps").expect("/proc").lines().count(),
-        }
-    }
-
-    /// Threads end and memory is unmapped a moment after the last handle is dropped.
-    fn settled(before: Self) -> Self {
-        let since = Instant::now();
-        loop {
-            let now = Self::now();
-            let as_before = now.descriptors <= before.descriptors
-                && now.threads <= before.threads
-                && now.mappings <= before.mappings + SLACK;
-            if as_before || since.elapsed() > Duration::from_secs(20) {
-                return now;
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-/// Mappings that the C library may keep for threads that have ended (stacks, and arenas of its allocator, of which it makes
-/// up to eight a CPU); far below one a round.
-const SLACK: usize = 64;
 
 const ROUNDS: usize = 3_000;
 
@@ -119,13 +82,7 @@ fn thousands_of_rounds_leave_nothing_behind() {
         thread::sleep(Duration::from_millis(50));
         let before = Has::now();
         (0..often(ROUNDS)).for_each(|number| round(backend, number, dir.path()));
-        let after = Has::settled(before);
-        assert!(
-            after.descriptors <= before.descriptors
-                && after.threads <= before.threads
-                && after.mappings <= before.mappings + SLACK,
-            "{before:?} before, {after:?} after, on {backend:?}"
-        );
+        before.wait_until_no_more(&format!("rounds on {backend:?}"));
         // Not even in the kernel: as many instances at once as ever.
         let many: Vec<_> = (0..100).map(|_| Inotify::builder().backend(backend).build()).collect();
         assert!(

@@ -1,40 +1,103 @@
 //! Completions that the kernel has no reason to send, and what comes of them. Compiled for tests only.
 //!
-//! A read that is to end with a certain result is not submitted at all: a request that does nothing takes its place, and its
-//! completion is given that result. So no event is touched, as is true of a read that fails.
+//! A request that is to end with a certain result is not submitted at all: one that does nothing takes its place, and its
+//! completion is given that result. So no event is touched, as is true of a read that fails. Cancellations that fail are
+//! real ones: the kernel is asked for what it can't do.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What becomes of a read request.
+use io_uring::{opcode, squeue};
+
+/// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It ends with this result.
+    /// The read ends with this result.
     End(i32),
-    /// It ends behind the first events, as a multishot read may at any time.
+    /// The read ends behind the first events, as a multishot read may at any time.
     Short,
+    /// The cancellation of the read fails, and the read goes on.
+    Cancel(Cancel),
+    /// The poll of the notifier ends with this result.
+    Wake(i32),
 }
 
-/// The faults of the next reads of a feed.
+/// How a cancellation fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cancel {
+    /// It finds nothing: `ENOENT`.
+    Misses,
+    /// The kernel does not take it: `EINVAL`.
+    Invalid,
+    /// The kernel says that it was done.
+    Lies,
+}
+
+impl Cancel {
+    pub(super) fn request(self) -> squeue::Entry {
+        match self {
+            Self::Misses => opcode::AsyncCancel::new(u64::MAX).build(),
+            Self::Invalid => opcode::AsyncCancel::new(0).build().flags(squeue::Flags::BUFFER_SELECT),
+            Self::Lies => opcode::Nop::new().build(),
+        }
+    }
+}
+
+/// The faults of a feed's next requests.
 #[derive(Debug, Default)]
 pub(crate) struct Faults(Mutex<VecDeque<Fault>>);
 
 impl Faults {
     pub(crate) fn plan(&self, faults: &[Fault]) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(faults);
+        self.planned().extend(faults);
     }
 
-    pub(super) fn next(&self) -> Option<Fault> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    fn planned(&self) -> MutexGuard<'_, VecDeque<Fault>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first of those that `find` knows.
+    fn take<T>(&self, find: impl Fn(Fault) -> Option<T>) -> Option<T> {
+        let mut planned = self.planned();
+        let (place, found) = (0..)
+            .zip(planned.iter())
+            .find_map(|(place, &fault)| Some((place, find(fault)?)))?;
+        planned.remove(place);
+        Some(found)
+    }
+
+    pub(super) fn of_read(&self) -> Option<Fault> {
+        self.take(|fault| matches!(fault, Fault::End(_) | Fault::Short).then_some(fault))
+    }
+
+    pub(super) fn of_cancel(&self) -> Option<Cancel> {
+        self.take(|fault| match fault {
+            Fault::Cancel(how) => Some(how),
+            _ => None,
+        })
+    }
+
+    pub(super) fn of_wake(&self) -> Option<i32> {
+        self.take(|fault| match fault {
+            Fault::Wake(result) => Some(result),
+            _ => None,
+        })
+    }
+
+    pub(super) fn has_wake(&self) -> bool {
+        self.planned().iter().any(|fault| matches!(fault, Fault::Wake(_)))
     }
 }
 
 mod tests {
     use std::fs;
+    use std::mem;
     use std::sync::Arc;
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::thread;
+    use std::time::{Duration, Instant};
 
-    use super::Fault::{End, Short};
+    use super::Fault::{End, Short, Wake};
     use super::*;
     use crate::engine::{Engine, Source, Wait};
     use crate::mask::Mask;
@@ -61,12 +124,26 @@ mod tests {
             };
             next.map(|batch| batch.expect("it hangs"))
         }
+
+        fn wait_for_the_end(&mut self) -> Result<(), Error> {
+            let next = match self {
+                Self::Stream(stream) => stream.wait(),
+                Self::Reader(reader) => reader.wait(),
+            };
+            next.map_or(Ok(()), |batch| Err(batch.expect_err("nothing is left")))
+        }
+    }
+
+    /// As short as none, and another each time: so each stream has a thread and a ring that nobody else uses.
+    fn own_window() -> Duration {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Duration::from_nanos(LAST.fetch_add(1, Ordering::Relaxed) % 900 + 10)
     }
 
     /// Makes files, a few at a time, and reads until the last; then how it stands.
     fn read(backend: Backend, stream: bool, faults: &[Fault]) -> Result<BackendKind, Error> {
         let dir = tempfile::tempdir().unwrap();
-        let inotify = Inotify::builder().backend(backend).batch_window(Duration::ZERO);
+        let inotify = Inotify::builder().backend(backend).batch_window(own_window());
         let inotify = inotify.buffers(34).build()?;
         inotify.add_watch(dir.path(), Mask::CREATE)?;
         inotify.feed().faults.plan(faults);
@@ -92,7 +169,25 @@ mod tests {
                 }
             }
         }
-        Ok(inotify.backend().kind())
+        // Whoever waits goes on to poll, and can still be woken.
+        let failed = Arc::new(AtomicBool::new(false));
+        let closer = thread::spawn({
+            let (inotify, failed) = (inotify.clone(), Arc::clone(&failed));
+            move || {
+                let begun = Instant::now();
+                let over = || inotify.backend().kind() == BackendKind::Epoll || failed.load(Ordering::SeqCst);
+                let polled = || !inotify.feed().faults.has_wake() || over();
+                while !polled() && begun.elapsed() < PATIENCE {
+                    thread::yield_now();
+                }
+                inotify.close();
+                assert!(polled(), "some polls were not made");
+            }
+        });
+        let end = half.wait_for_the_end();
+        failed.store(end.is_err(), Ordering::SeqCst);
+        closer.join().unwrap();
+        end.map(|()| inotify.backend().kind())
     }
 
     /// Every way there is; nothing where there is no io_uring.
@@ -136,6 +231,105 @@ mod tests {
                 _ => assert_eq!(outcome.unwrap(), BackendKind::Epoll),
             });
         }
+    }
+
+    #[test]
+    fn a_poll_of_the_notifier_that_ends_is_made_again() {
+        for code in [0, libc::ECANCELED, libc::ENOMEM, libc::EBADF, libc::EINVAL] {
+            for times in [1, 5, 60] {
+                each(&vec![Wake(-code); times], |_, outcome| {
+                    assert_eq!(outcome.unwrap(), BackendKind::Uring);
+                });
+            }
+        }
+        // Without an error, however often.
+        each(&[Wake(1); 200], |_, outcome| {
+            assert_eq!(outcome.unwrap(), BackendKind::Uring)
+        });
+    }
+
+    #[test]
+    fn a_notifier_that_can_not_be_polled_makes_it_go_on_with_epoll_or_say_why_not() {
+        for code in [libc::ECANCELED, libc::ENOMEM, libc::EBADF] {
+            each(&[Wake(-code); 66], |backend, outcome| match backend {
+                Backend::Uring => {
+                    let error = outcome.unwrap_err();
+                    let told = (error.operation(), error.raw_os_error());
+                    assert_eq!(told, ("wait for events through io_uring", Some(code)));
+                }
+                _ => assert_eq!(outcome.unwrap(), BackendKind::Epoll),
+            });
+        }
+    }
+
+    /// A ring with a read armed that is detached amid these faults, with and without events that the read may bring; then
+    /// the same instance is read through the same ring again, and nothing is missing.
+    /// Answers how many of the faults were not made.
+    fn detach(cancels: &[Cancel]) -> usize {
+        let Ok(features) = probe::uring_features() else {
+            return 0;
+        };
+        let mut engine = Engine::new(Some(features), 2, Arc::new(Notifier::new().unwrap())).unwrap();
+        let source = Source {
+            fd: Arc::new(InotifyFd::new().unwrap()),
+            feed: Feed::new(Pool::new(40, 288).unwrap()),
+        };
+        let cause = || {
+            let wd = source.fd.add_watch(c"/", Mask::MOVE_SELF).unwrap();
+            source.fd.rm_watch(wd).unwrap();
+        };
+        let id = engine.attach(source.clone()).unwrap();
+        cause();
+        engine.turn(Wait::forever(Duration::ZERO)).unwrap();
+        let faults: Vec<_> = cancels.iter().copied().map(Fault::Cancel).collect();
+        source.feed.faults.plan(&faults);
+        engine.detach(id);
+        // A read that goes on would take this one.
+        cause();
+        engine.turn(Wait::NOT).unwrap();
+        let again = engine.attach(source.clone()).unwrap();
+        cause();
+        let (mut bytes, begun) = (0, Instant::now());
+        while bytes < 3 * 16 {
+            assert!(begun.elapsed() < PATIENCE, "only {bytes} bytes came");
+            let wait = Wait {
+                timeout: Some(PATIENCE),
+                window: Duration::ZERO,
+            };
+            engine.turn(wait).unwrap();
+            while let Taken::Buffer(buffer) = source.feed.queue.take(None) {
+                bytes += buffer.filled().len();
+            }
+        }
+        assert_eq!(bytes, 3 * 16);
+        assert_eq!(source.fd.queued_bytes().unwrap(), 0);
+        let left = mem::take(&mut *source.feed.faults.planned()).len();
+        engine.detach(again);
+        if left > 0 {
+            // LeakSanitizer is to know where the memory is that was left to the kernel.
+            static KEPT: Mutex<Vec<Arc<Pool>>> = Mutex::new(Vec::new());
+            KEPT.lock().unwrap().push(Arc::clone(&source.feed.pool));
+        }
+        left
+    }
+
+    #[test]
+    fn a_cancellation_that_fails_is_made_again() {
+        for how in [Cancel::Misses, Cancel::Invalid, Cancel::Lies] {
+            for times in [1, 5, 60] {
+                assert_eq!(detach(&vec![how; times]), 0, "{how:?}");
+            }
+        }
+    }
+
+    /// It waits ten seconds for the kernel.
+    #[test]
+    fn a_read_that_can_not_be_cancelled_takes_no_events_from_the_next() {
+        thread::scope(|scope| {
+            for how in [Cancel::Misses, Cancel::Invalid, Cancel::Lies] {
+                scope.spawn(move || assert!(detach(&[how; 100]) > 0));
+            }
+        });
     }
 
     /// Nobody knows where they are, so nobody may go on as if nothing had happened.

@@ -70,6 +70,11 @@ impl Lane {
         !self.armed && self.lent > 0 && !self.done
     }
 
+    #[cfg(test)]
+    pub(super) fn faults(&self) -> &super::faults::Faults {
+        &self.source.feed.faults
+    }
+
     /// From now on no read is submitted.
     pub(super) fn stop(&mut self) {
         self.done = true;
@@ -78,6 +83,11 @@ impl Lane {
     /// Takes back from the kernel the buffers it has not used. Only while it can't use them: outside `io_uring_enter`.
     pub(super) fn withdraw(&mut self) {
         self.entries.withdraw(self.lent);
+    }
+
+    /// Lets go of all but the buffers that are lent: the kernel may still write to those, so they stay as they are for good.
+    pub(super) fn leave(mut self) {
+        mem::forget(mem::take(&mut self.held));
     }
 
     /// Lends buffers until the kernel has its share or the pool is empty. Not before the half of them are used: so most
@@ -116,12 +126,12 @@ impl Lane {
     /// The request to read, from the buffer group `id`.
     pub(super) fn read(&mut self, id: u16, multishot: bool) -> squeue::Entry {
         #[cfg(test)]
-        let multishot = match self.source.feed.faults.next() {
+        let multishot = match self.source.feed.faults.of_read() {
             Some(super::faults::Fault::End(result)) => {
                 self.pretended = Some(result);
                 return opcode::Nop::new().build();
             }
-            Some(super::faults::Fault::Short) => false,
+            Some(_) => false,
             None => multishot,
         };
         let fd = Fd(self.source.fd.as_fd().as_raw_fd());
@@ -136,6 +146,15 @@ impl Lane {
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT)
         }
+    }
+
+    /// The request to end the read that goes by this user data.
+    pub(super) fn cancel(&self, read: u64) -> squeue::Entry {
+        #[cfg(test)]
+        if let Some(how) = self.source.feed.faults.of_cancel() {
+            return how.request();
+        }
+        opcode::AsyncCancel::new(read).build()
     }
 
     /// Takes one completion of the read. Answers whether it brought events. They go to `passed` if there is room, else to

@@ -23,6 +23,7 @@ pub(crate) mod mounts;
 pub(crate) mod notifier;
 pub(crate) mod pool;
 pub(crate) mod probe;
+mod ring;
 pub(crate) mod thread;
 pub(crate) mod uring;
 

@@ -14,19 +14,18 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use io_uring::types::Fd;
-use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
+use io_uring::{cqueue, opcode};
 
 use super::buffer_ring::BufferRing;
-use super::eventfd::timespec;
 use super::fork::Home;
 use super::lane::{LENT, Lane};
 use super::late;
 use super::notifier::Notifier;
 use super::pool::Buffer;
+use super::ring::{Ring, group};
 use crate::backend::Features;
 use crate::engine::{Pace, Source, SourceId, Wait};
 
@@ -38,22 +37,17 @@ const READ: u64 = 0;
 const CANCEL: u64 = 1 << 32;
 const WAKE: u64 = 2 << 32;
 
-/// Buffer groups are numbered from here. Below, old kernels (seen: 6.1) keep a group's place in its ring when it is
-/// unregistered, so that the next group of that number begins in the middle of its own, and runs dry.
-const FIRST_GROUP: u16 = 64;
-
 /// How long teardown waits for the kernel's last word before it leaves the memory to the kernel for good.
 const LAST_WORD: Duration = Duration::from_secs(10);
 
-/// Calls in a row that the kernel may put off, a millisecond each, before it counts as a refusal.
-const MOST_PUT_OFF: u32 = 2_000;
+/// Cancellations of a read that may fail, as fast as the kernel answers, before the rest of [`LAST_WORD`] is only waited.
+const MOST_CANCELLED: u32 = 64;
 
 /// Polls of the notifier in a row that may fail before that counts as a refusal.
 const MOST_UNHEARD: u32 = 64;
 
 pub(crate) struct Uring {
-    ring: IoUring,
-    features: Features,
+    ring: Ring,
     /// The thread that made the ring.
     owner: u64,
     home: Home,
@@ -61,6 +55,9 @@ pub(crate) struct Uring {
     /// Whether a poll of the notifier is in the ring.
     listening: bool,
     lanes: Vec<Option<Lane>>,
+    /// Lanes of which the kernel did not let go. Their numbers are not used again: it knows their buffers by them, and may still
+    /// speak of their reads.
+    left: Vec<u16>,
     /// Lanes to supply with buffers or to arm before the next wait.
     needy: Vec<u16>,
     /// Lanes with a read in the ring.
@@ -69,15 +66,12 @@ pub(crate) struct Uring {
     pace: Pace,
     /// The kernel may have more than was read: the next turn does not keep the window, or its queue would fill.
     behind: bool,
-    /// Whether requests are in the ring that the kernel has not been given.
-    unsubmitted: bool,
-    /// Calls in a row that the kernel did not carry out.
-    put_off: u32,
     /// Polls of the notifier in a row that ended with an error.
     unheard: u32,
     unheard_of: i32,
-    /// The kernel refuses the calls, so that it writes to no buffer any more.
-    refused: bool,
+    /// What the poll under way is to end with.
+    #[cfg(test)]
+    pretended: Option<i32>,
     pub(crate) in_place: bool,
     /// Of the turn under way: what it will answer.
     passed: Option<Buffer>,
@@ -86,38 +80,24 @@ pub(crate) struct Uring {
 impl Uring {
     pub(crate) fn new(features: Features, sources: usize, notifier: Arc<Notifier>) -> io::Result<Self> {
         let completions = (sources * COMPLETIONS_A_SOURCE + 8).next_power_of_two();
-        let mut builder = IoUring::builder();
-        builder
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_clamp()
-            .setup_cqsize(completions.try_into().unwrap_or(u32::MAX));
-        let ring = late::patiently(libc::ENOMEM, || builder.build(8))?;
-        let params = ring.params();
-        let mut found = Features::DEFER_TASKRUN | (features & Features::MULTISHOT);
-        found.set(Features::MIN_WAIT, params.is_feature_min_timeout());
-        found.set(Features::NO_IOWAIT, params.is_feature_no_iowait());
-        if !params.is_feature_ext_arg() || !params.is_feature_nodrop() {
-            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
-        }
+        let ring = Ring::new(features, completions)?;
         Ok(Self {
             ring,
-            features: found,
             owner: super::thread::current(),
             home: Home::new(),
             notifier,
             listening: false,
             lanes: Vec::new(),
+            left: Vec::new(),
             needy: Vec::new(),
             armed: 0,
             turn: 0,
             pace: Pace::default(),
             behind: false,
-            unsubmitted: false,
-            put_off: 0,
             unheard: 0,
             unheard_of: 0,
-            refused: false,
+            #[cfg(test)]
+            pretended: None,
             in_place: false,
             passed: None,
         })
@@ -125,14 +105,12 @@ impl Uring {
 
     /// What it uses of this kernel.
     pub(crate) fn features(&self) -> Features {
-        self.features
+        self.ring.features()
     }
 
     /// Whether the kernel knows multishot reads. That they work is for a test to say.
     pub(super) fn knows_multishot(&self) -> io::Result<bool> {
-        let mut probe = Probe::new();
-        self.ring.submitter().register_probe(&mut probe)?;
-        Ok(probe.is_supported(opcode::ReadMulti::CODE))
+        self.ring.knows_multishot()
     }
 
     #[inline]
@@ -150,21 +128,25 @@ impl Uring {
     }
 
     pub(crate) fn attach(&mut self, source: Source) -> io::Result<SourceId> {
-        let index = self.lanes.iter().position(Option::is_none).unwrap_or(self.lanes.len());
-        let id = u16::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::ENOSPC))?;
+        let is_free =
+            |id: &u16| self.lanes.get(usize::from(*id)).is_none_or(Option::is_none) && !self.left.contains(id);
+        let id = (0..u16::MAX)
+            .find(is_free)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
+        let index = usize::from(id);
         if index == self.lanes.len() {
             self.lanes.push(None);
         }
         let entries = BufferRing::new(LENT)?;
-        let address = entries.address();
-        // SAFETY: the memory is page-aligned, holds `LENT` entries, and stays mapped until the lane is dropped, which is
-        // after `unregister_buf_ring` or after the ring was closed (the kernel pins the pages it still looks at, 5.19).
-        unsafe {
-            self.ring
-                .submitter()
-                .register_buf_ring_with_flags(address, LENT, group(id)?, 0)?
-        };
-        self.lanes[index] = Some(Lane::new(source, entries));
+        self.ring.register(id, &entries)?;
+        let lane = Lane::new(source, entries);
+        #[cfg(test)]
+        if self.listening && lane.faults().has_wake() {
+            let unlisten = opcode::AsyncCancel::new(WAKE).build().user_data(CANCEL | u64::from(id));
+            // SAFETY: it names no memory.
+            unsafe { self.ring.submit(&unlisten)? };
+        }
+        self.lanes[index] = Some(lane);
         self.need(id);
         Ok(SourceId(id))
     }
@@ -181,7 +163,7 @@ impl Uring {
         debug_assert!(self.usable_here());
         self.turn += 1;
         // Completions are posted only by calls, and taken behind each. What did not fit the ring comes with the next call.
-        let kernel_keeps_window = self.features.contains(Features::MIN_WAIT);
+        let kernel_keeps_window = self.ring.features().contains(Features::MIN_WAIT);
         if mem::take(&mut self.behind) {
             wait.window = Duration::ZERO;
         }
@@ -196,7 +178,7 @@ impl Uring {
         if self.armed == 0 {
             wait.window = Duration::ZERO;
         }
-        self.enter(wait)?;
+        self.ring.enter(wait)?;
         if self.reap() && !kernel_keeps_window {
             self.pace.busy();
         }
@@ -206,15 +188,7 @@ impl Uring {
     /// Lends buffers, arms reads, listens to the notifier. What is put in the queue is submitted by the next `enter`.
     fn prepare(&mut self) -> io::Result<()> {
         if !self.listening {
-            if self.unheard > MOST_UNHEARD {
-                self.refused = true;
-                return Err(io::Error::from_raw_os_error(self.unheard_of));
-            }
-            let fd = Fd(self.notifier.as_fd().as_raw_fd());
-            let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true);
-            // SAFETY: it names no memory, and the descriptor is owned by `self.notifier`.
-            unsafe { self.submit(&poll.build().user_data(WAKE))? };
-            self.listening = true;
+            self.listen()?;
         }
         while let Some(id) = self.needy.pop() {
             let Some(lane) = &mut self.lanes[id as usize] else {
@@ -225,10 +199,10 @@ impl Uring {
             if !lane.wants_read() {
                 continue;
             }
-            let read = lane.read(group(id)?, self.features.contains(Features::MULTISHOT));
+            let read = lane.read(group(id)?, self.ring.features().contains(Features::MULTISHOT));
             let read = read.user_data(READ | u64::from(id));
             // SAFETY: the buffers it writes are those lent through the lane's ring, which are held until it has ended.
-            unsafe { self.submit(&read)? };
+            unsafe { self.ring.submit(&read)? };
             if let Some(lane) = &mut self.lanes[id as usize] {
                 lane.armed = true;
                 self.armed += 1;
@@ -237,86 +211,30 @@ impl Uring {
         Ok(())
     }
 
-    /// Puts a request into the ring, handing over those already there if it is full.
-    ///
-    /// # Safety
-    /// What the request names must stay valid until its last completion.
-    unsafe fn submit(&mut self, request: &squeue::Entry) -> io::Result<()> {
-        self.unsubmitted = true;
-        loop {
-            // SAFETY: the caller promises it.
-            if unsafe { self.ring.submission().push(request) }.is_ok() {
-                return Ok(());
-            }
-            self.ring.submit()?;
+    /// Polls the notifier.
+    fn listen(&mut self) -> io::Result<()> {
+        if self.unheard > MOST_UNHEARD {
+            self.ring.refused = true;
+            return Err(io::Error::from_raw_os_error(self.unheard_of));
         }
-    }
-
-    /// Submits, runs the kernel's deferred work, and waits.
-    fn enter(&mut self, wait: Wait) -> io::Result<()> {
-        let mut flags = EnterFlags::GETEVENTS;
-        if self.features.contains(Features::NO_IOWAIT) {
-            flags |= EnterFlags::NO_IOWAIT;
-        }
-        let to_submit = match self.unsubmitted {
-            true => self.ring.submission().len() as u32,
-            false => 0,
+        let fd = Fd(self.notifier.as_fd().as_raw_fd());
+        let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
+        #[cfg(test)]
+        let poll = {
+            self.pretended = self.lanes.iter().flatten().find_map(|lane| lane.faults().of_wake());
+            self.pretended.map_or(poll, |_| opcode::Nop::new().build())
         };
-        let submitter = self.ring.submitter();
-        let entered = if wait.is_not() {
-            // SAFETY: no argument is passed.
-            unsafe { submitter.enter::<()>(to_submit, 0, flags.bits(), None) }
-        } else {
-            let timeout = wait.timeout.unwrap_or(A_LONG_TIME).min(A_LONG_TIME);
-            let time = timespec(timeout);
-            let window = wait.window.min(timeout);
-            let argument = EnterArgument {
-                sigmask: 0,
-                sigmask_size: 0,
-                min_wait_microseconds: u32::try_from(window.as_micros()).unwrap_or(u32::MAX),
-                time: (&raw const time) as u64,
-            };
-            // With a window, ask for more than can come: then the kernel's timer decides, not the first event. It takes
-            // this for a signed number, and for no more than the completion queue holds.
-            let enough = if argument.min_wait_microseconds == 0 {
-                1
-            } else {
-                1 << 16
-            };
-            flags |= EnterFlags::EXT_ARG;
-            // SAFETY: `argument` is laid out as `struct io_uring_getevents_arg`, and it and `time` live through the call.
-            unsafe { submitter.enter(to_submit, enough, flags.bits(), Some(&argument)) }
-        };
-        match entered {
-            Ok(submitted) => {
-                self.put_off = 0;
-                self.unsubmitted = submitted < to_submit as usize;
-                Ok(())
-            }
-            // Time is over; a signal was handled; completions must be taken first. The caller looks what there is.
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ETIME | libc::EINTR) => Ok(()),
-                // Completions must be taken first; or the kernel was short of memory for a request, which is offered again.
-                Some(libc::EBUSY | libc::EAGAIN) if self.put_off < MOST_PUT_OFF => {
-                    self.put_off += 1;
-                    if self.put_off > 1 {
-                        thread::sleep(Duration::from_millis(1));
-                    }
-                    Ok(())
-                }
-                _ => {
-                    self.refused = true;
-                    Err(error)
-                }
-            },
-        }
+        // SAFETY: it names no memory, and the descriptor is owned by `self.notifier`.
+        unsafe { self.ring.submit(&poll.user_data(WAKE))? };
+        self.listening = true;
+        Ok(())
     }
 
     /// Whether all that the kernel has read has come here, now that it refuses to be called: it keeps completions that do
     /// not fit the ring until it is.
     pub(crate) fn lost_nothing(&mut self) -> bool {
         self.reap();
-        !self.ring.submission().cq_overflow()
+        !self.ring.has_more()
     }
 
     /// Takes every completion that the ring's memory holds, and answers whether there were events. No system call but,
@@ -324,16 +242,20 @@ impl Uring {
     fn reap(&mut self) -> bool {
         let mut events = false;
         let mut signalled = false;
-        for completion in self.ring.completion() {
+        for completion in self.ring.completions() {
             let about = completion.user_data();
             let id = about as u16;
             match about & !0xffff_ffff {
                 WAKE => {
+                    let result = completion.result();
+                    #[cfg(test)]
+                    let result = self.pretended.take().unwrap_or(result);
                     self.listening &= cqueue::more(completion.flags());
-                    self.unheard = if completion.result() < 0 { self.unheard + 1 } else { 0 };
-                    self.unheard_of = -completion.result();
+                    self.unheard = if result < 0 { self.unheard + 1 } else { 0 };
+                    self.unheard_of = -result;
                     signalled = true;
                 }
+                // Whatever came of it, the read itself says whether it has ended.
                 CANCEL => {
                     if let Some(lane) = &mut self.lanes[id as usize] {
                         lane.cancelling = false;
@@ -367,20 +289,27 @@ impl Uring {
         self.in_place = false;
         let SourceId(id) = id;
         if !self.cancel(id) {
-            if self.refused && self.lost_nothing() {
+            let certain = self.lost_nothing();
+            if self.ring.refused && certain {
                 return self.abandon(id);
             }
-            // The kernel never said that the read has ended. What it may write to is left to it.
-            let lane = self.lanes[id as usize].take();
-            self.armed -= usize::from(lane.as_ref().is_some_and(|lane| lane.armed));
-            mem::forget(lane);
+            // The kernel never said that the read has ended. What it may write to is left to it; but as far as it can be
+            // told which buffers it has, it gets no other: what the read would take from the queue, nobody would see.
+            if let Some(mut lane) = self.lanes[usize::from(id)].take() {
+                if certain {
+                    lane.withdraw();
+                }
+                self.armed -= usize::from(lane.armed);
+                self.left.push(id);
+                lane.leave();
+            }
             return;
         }
-        let unregistered = group(id).and_then(|group| self.ring.submitter().unregister_buf_ring(group));
-        let lane = self.lanes[id as usize].take();
-        if unregistered.is_err() {
-            mem::forget(lane);
+        if self.ring.unregister(id).is_err() {
+            // No read is left that could use what is registered.
+            self.left.push(id);
         }
+        self.lanes[usize::from(id)] = None;
     }
 
     /// A buffer may have come back to any lane that ran out.
@@ -396,30 +325,30 @@ impl Uring {
             return true;
         };
         lane.stop();
-        if lane.armed {
-            let cancel = opcode::AsyncCancel::new(READ | u64::from(id))
-                .build()
-                .user_data(CANCEL | u64::from(id));
-            // SAFETY: it names no memory.
-            if unsafe { self.submit(&cancel) }.is_err() {
-                return false;
-            }
-            if let Some(lane) = &mut self.lanes[id as usize] {
-                lane.cancelling = true;
-            }
-        }
         let patience = Wait {
             timeout: Some(Duration::from_millis(100)),
             window: Duration::ZERO,
         };
         let since = std::time::Instant::now();
+        let mut cancelled = 0;
         loop {
             self.reap();
-            match &self.lanes[id as usize] {
-                Some(lane) if lane.armed || lane.cancelling => {}
-                _ => return true,
+            let Some(lane) = &mut self.lanes[usize::from(id)] else {
+                return true;
+            };
+            if !lane.armed && !lane.cancelling {
+                return true;
             }
-            if since.elapsed() > LAST_WORD || self.enter(patience).is_err() {
+            if !lane.cancelling && cancelled < MOST_CANCELLED {
+                cancelled += 1;
+                lane.cancelling = true;
+                let cancel = lane.cancel(READ | u64::from(id)).user_data(CANCEL | u64::from(id));
+                // SAFETY: it names no memory.
+                if unsafe { self.ring.submit(&cancel) }.is_err() {
+                    return false;
+                }
+            }
+            if since.elapsed() > LAST_WORD || self.ring.enter(patience).is_err() {
                 return false;
             }
         }
@@ -444,14 +373,14 @@ impl Drop for Uring {
             return;
         }
         self.in_place = false;
-        let callable = self.usable_here() && !self.refused;
+        let callable = self.usable_here() && !self.ring.refused;
         // What the kernel could not say is where it may still write.
         let certain = callable || self.lost_nothing();
         for index in 0..self.lanes.len() as u16 {
             match (callable, certain) {
                 (true, _) => self.detach(SourceId(index)),
                 (false, true) => self.abandon(index),
-                (false, false) => mem::forget(self.lanes[usize::from(index)].take()),
+                (false, false) => drop(self.lanes[usize::from(index)].take().map(Lane::leave)),
             }
         }
         late::ring_closed();
@@ -461,29 +390,11 @@ impl Drop for Uring {
 impl fmt::Debug for Uring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Uring")
-            .field("features", &self.features)
+            .field("features", &self.ring.features())
             .field("owner", &self.owner)
             .field("sources", &self.lanes.iter().flatten().count())
             .finish_non_exhaustive()
     }
-}
-
-/// The buffer group of a lane.
-fn group(id: u16) -> io::Result<u16> {
-    id.checked_add(FIRST_GROUP)
-        .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))
-}
-
-/// The kernel takes a relative time; what is longer than this is as good as for ever.
-const A_LONG_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// `struct io_uring_getevents_arg`; the `io-uring` crate has no builder for the window in it (Linux 6.12).
-#[repr(C)]
-struct EnterArgument {
-    sigmask: u64,
-    sigmask_size: u32,
-    min_wait_microseconds: u32,
-    time: u64,
 }
 
 #[cfg(test)]
@@ -505,14 +416,14 @@ mod tests {
         };
         uring.attach(source.clone()).unwrap();
         uring.turn(Wait::NOT).unwrap();
-        assert!(uring.armed == 1 && uring.ring.submission().is_empty());
+        assert!(uring.armed == 1 && uring.ring.is_submitted());
         assert!(crate::sys::fork::in_child(|| {
             // SAFETY: what the child drops is its own copy; this one lives on.
             drop(unsafe { std::ptr::read(&raw const uring) });
             true
         }));
         // Both processes see the same ring: nothing was put into it.
-        assert!(uring.ring.submission().is_empty());
+        assert!(uring.ring.is_submitted());
         let wd = source.fd.add_watch(c"/", Mask::MOVE_SELF).unwrap();
         source.fd.rm_watch(wd).unwrap();
         uring.turn(Wait::forever(Duration::ZERO)).unwrap();

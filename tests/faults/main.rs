@@ -20,7 +20,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
-use std::time::Instant;
 
 use ringwatch::{Backend, ErrorKind, Result};
 use tokio::runtime::Runtime;
@@ -28,6 +27,7 @@ use tokio::runtime::Runtime;
 use crate::halves::{Half, Seen};
 use crate::inject::{Fault, Injector};
 use crate::support::child::in_children;
+use crate::support::process::Has;
 use crate::support::wait_until;
 
 /// Files that are made, in bursts; each burst when the one before was seen.
@@ -50,6 +50,36 @@ const SCENARIOS: [(&str, Backend); 11] = [
     ("tree", Backend::Auto),
     ("tree", Backend::Epoll),
 ];
+
+/// What failed once, and is not among the first errors of a call.
+const FAILED_ONCE: [(usize, Fault); 4] = [
+    // The kernel kept a group of buffers, and with it the descriptor stayed open.
+    (0, once(libc::SYS_io_uring_register, libc::EINVAL, 3)),
+    (3, once(libc::SYS_io_uring_register, libc::ENOMEM, 3)),
+    // The kernel put reading off, and nobody asked again.
+    (7, always(libc::SYS_io_uring_enter, libc::EAGAIN, 3)),
+    (7, always(libc::SYS_io_uring_enter, libc::EBUSY, 3)),
+];
+
+const fn once(call: libc::c_long, errno: i32, from: u32) -> Fault {
+    let count = 1;
+    Fault {
+        call,
+        errno,
+        from,
+        count,
+    }
+}
+
+const fn always(call: libc::c_long, errno: i32, from: u32) -> Fault {
+    let count = u32::MAX;
+    Fault {
+        call,
+        errno,
+        from,
+        count,
+    }
+}
 
 /// What the thread under test tells the one that makes files.
 enum Told {
@@ -128,57 +158,13 @@ fn run(half: &'static str, backend: Backend, injector: &'static Injector) -> Res
         }
     });
     // The listener itself is one more.
-    Has::settle(before.descriptors + 1, before.threads);
+    let descriptors = before.descriptors + 1;
+    Has { descriptors, ..before }.wait_until_no_more("both attempts");
     let second = outcomes.pop().expect("two outcomes").expect("it works again");
     assert_eq!(second.complete(FILES), Ok(()), "behind the fault");
     let total = injector.total();
     assert!(total < MOST_CALLS, "{total} calls: it spins, on {}", injector.last());
     outcomes.pop().expect("two outcomes")
-}
-
-/// What a process has.
-#[derive(Clone, Copy, Debug)]
-struct Has {
-    descriptors: usize,
-    threads: usize,
-}
-
-impl Has {
-    fn now() -> Self {
-        let entries = |path| fs::read_dir(path).expect("/proc").count();
-        Self {
-            descriptors: entries("/proc/self/fd"),
-            threads: entries("/proc/self/task"),
-        }
-    }
-
-    /// Threads and descriptors go a moment after the last handle. On a busy machine the kernel may take seconds to close an
-    /// inotify descriptor.
-    fn settle(descriptors: usize, threads: usize) {
-        let begun = Instant::now();
-        loop {
-            let now = Self::now();
-            if now.descriptors <= descriptors && now.threads <= threads {
-                return;
-            }
-            assert!(
-                begun.elapsed() < 3 * support::PATIENCE,
-                "left behind: {now:?}, of at most {descriptors} descriptors and {threads} threads: {}",
-                threads_now()
-            );
-            thread::yield_now();
-        }
-    }
-}
-
-/// Each thread, with the call it is in, and where in that.
-fn threads_now() -> String {
-    let tasks = fs::read_dir("/proc/self/task").expect("/proc");
-    let one = |task: fs::DirEntry| {
-        let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
-        format!("{}{}{}", read("comm"), read("syscall"), read("stack"))
-    };
-    tasks.flatten().map(one).collect()
 }
 
 fn scenario(number: &str) -> (&'static str, Backend) {
@@ -224,16 +210,23 @@ fn every_call_fails_and_nothing_hangs_spins_or_ends_in_silence() {
     let all = std::env::var("RINGWATCH_FAULTS").as_deref() == Ok("all");
     let mut cases = Vec::new();
     if std::env::var_os("RINGWATCH_TEST_CHILD").is_none() {
+        let line = |number: usize, fault: Fault| {
+            let Fault {
+                call,
+                errno,
+                from,
+                count,
+            } = fault;
+            format!("{number} {call} {errno} {from} {count}")
+        };
         for number in available() {
             let faults = errors::faults(SCENARIOS[number].0, &count(number), all);
-            let line = |Fault {
-                            call,
-                            errno,
-                            from,
-                            count,
-                        }| format!("{number} {call} {errno} {from} {count}");
-            cases.extend(faults.into_iter().map(line));
+            cases.extend(faults.into_iter().map(|fault| line(number, fault)));
+            let failed_once = FAILED_ONCE.iter().filter(|(of, _)| *of == number);
+            cases.extend(failed_once.map(|&(_, fault)| line(number, fault)));
         }
+        cases.sort_unstable();
+        cases.dedup();
         println!("{} faults", cases.len());
     }
     in_children(

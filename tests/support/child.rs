@@ -34,33 +34,64 @@ pub(crate) fn in_child(test: &str, prepare: impl FnOnce(&mut Command), body: imp
     run(test, &mut command).expect("a child");
 }
 
-/// As [`in_child`], a child for each case, as many at once as there are cores.
+/// Cases that may fail before the rest is not run any more: if all hang, that takes hours.
+const MOST_FAILED: usize = 10;
+
+/// As [`in_child`], a child for each case; twice as many at once as there are cores, since many wait. What is slow is told
+/// from what hangs: it is said now and then how many are through, and of each that hangs its name. With
+/// `RINGWATCH_VERBOSE` each is printed with its time.
 pub(crate) fn in_children(test: &str, cases: &[String], body: impl FnOnce(&str)) {
     const CASE: &str = "RINGWATCH_TEST_CASE";
     if let (Some(_), Ok(case)) = (std::env::var_os(IN_CHILD), std::env::var(CASE)) {
         return body(&case);
     }
+    let verbose = std::env::var_os("RINGWATCH_VERBOSE").is_some();
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
+    let times = Mutex::new(Vec::new());
+    let work = || {
+        while failed.lock().expect("no panic").len() < MOST_FAILED
+            && let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed))
+        {
+            let mut command = again(test);
+            command.env(CASE, case);
+            let begun = Instant::now();
+            let outcome = outcome(&mut command);
+            let took = begun.elapsed();
+            let mut times = times.lock().expect("no panic");
+            times.push((took, case));
+            if verbose || outcome.is_err() || times.len() % 100 == 0 {
+                let how = if outcome.is_ok() { "well" } else { "FAILED" };
+                super::say(&format!(
+                    "{} of {}: {case}, {how}, {took:.1?}",
+                    times.len(),
+                    cases.len()
+                ));
+            }
+            if let Err(why) = outcome {
+                failed.lock().expect("no panic").push(format!("{case}: {why}"));
+            }
+        }
+    };
     thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let mut command = again(test);
-                    command.env(CASE, case);
-                    if let Err(why) = outcome(&mut command) {
-                        failed.lock().expect("no panic").push(format!("{case}: {why}"));
-                    }
-                }
-            });
+        for _ in 0..2 * thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
         }
     });
+    let mut times = times.into_inner().expect("no panic");
+    times.sort_unstable();
+    if let (Some(slowest), true) = (times.last(), times.len() > 100) {
+        let together: Duration = times.iter().map(|(took, _)| took).sum();
+        let (took, case) = slowest;
+        super::say(&format!("{together:.1?} together, the slowest {took:.1?}: {case}"));
+    }
     let failed = failed.into_inner().expect("no panic");
     assert!(
         failed.is_empty(),
-        "{} of {} failed:\n{}",
+        "{} of {} failed, {} were run:\n{}",
         failed.len(),
         cases.len(),
+        times.len(),
         failed.join("\n")
     );
 }
@@ -75,7 +106,8 @@ fn outcome(command: &mut Command) -> Result<(), String> {
         if begun.elapsed() > 4 * super::PATIENCE {
             child.kill().map_err(|error| error.to_string())?;
             let output = child.wait_with_output().map_err(|error| error.to_string())?;
-            return Err(format!("it hung:\n{}", String::from_utf8_lossy(&output.stderr)));
+            let (waited, said) = (begun.elapsed(), String::from_utf8_lossy(&output.stderr).into_owned());
+            return Err(format!("it hung, for {waited:.0?}:\n{said}"));
         }
         thread::sleep(Duration::from_millis(1));
     }

@@ -7,6 +7,7 @@ pub(crate) mod child;
 #[cfg(feature = "tokio")]
 pub(crate) mod halves;
 pub(crate) mod kernel;
+pub(crate) mod process;
 
 use std::collections::VecDeque;
 use std::fs::File;

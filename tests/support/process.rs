@@ -1,0 +1,58 @@
+//! What this process has, and whether it gives back what it took.
+
+use std::fs;
+use std::thread;
+use std::time::Instant;
+
+/// Mappings that the C library may keep for threads that have ended (stacks, and arenas of its allocator, of which it makes
+/// up to eight a CPU); far below one a round of a test that makes thousands.
+const SLACK: usize = 64;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Has {
+    pub(crate) descriptors: usize,
+    pub(crate) threads: usize,
+    pub(crate) mappings: usize,
+}
+
+impl Has {
+    pub(crate) fn now() -> Self {
+        let entries = |path| fs::read_dir(path).expect("/proc").count();
+        Self {
+            descriptors: entries("/proc/self/fd"),
+            threads: entries("/proc/self/task"),
+            mappings: fs::read_to_string("/proc/self/maps").expect("/proc").lines().count(),
+        }
+    }
+
+    /// Waits until the process has no more than this: threads and descriptors go a moment after the last handle. On a busy
+    /// machine the kernel may take seconds to close an inotify descriptor. Fails if it has more for good.
+    pub(crate) fn wait_until_no_more(self, during: &str) {
+        let begun = Instant::now();
+        loop {
+            let now = Self::now();
+            if now.descriptors <= self.descriptors
+                && now.threads <= self.threads
+                && now.mappings <= self.mappings + SLACK
+            {
+                return;
+            }
+            assert!(
+                begun.elapsed() < 3 * super::PATIENCE,
+                "left behind by {during}: {now:?}, of at most {self:?}: {}",
+                threads_now()
+            );
+            thread::yield_now();
+        }
+    }
+}
+
+/// Each thread, with the call it is in, and where in that.
+fn threads_now() -> String {
+    let tasks = fs::read_dir("/proc/self/task").expect("/proc");
+    let one = |task: fs::DirEntry| {
+        let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        format!("{}{}{}", read("comm"), read("syscall"), read("stack"))
+    };
+    tasks.flatten().map(one).collect()
+}
