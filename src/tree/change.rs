@@ -114,7 +114,8 @@ impl<'a> Change<'a> {
     }
 
     /// Why the directory at [`path`](Self::path) can't be covered, if this is what the change says. Its mask is empty but
-    /// for [`ISDIR`](Mask::ISDIR).
+    /// for [`ISDIR`](Mask::ISDIR). Nothing is known of what is in it: if that was covered before, it is reported as gone and
+    /// made first. If it is covered again, what is in it then is found, and reported.
     pub fn uncovered(&self) -> Option<&'a Error> {
         self.error
     }

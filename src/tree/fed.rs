@@ -228,6 +228,29 @@ fn what_may_be_half_of_an_exchange_is_forgotten_in_the_order_it_came() {
     }
 }
 
+/// What round 502 with few watches found: a directory had to give up its watch for a marker, was covered again, and what is in
+/// it was found and reported a second time.
+#[test]
+fn a_directory_that_is_given_up_has_nothing_in_it() {
+    for keeps_files in [false, true] {
+        let mut fed = Fed::new(keeps_files, false);
+        let a = fed.dir(fed.root, "a", 2);
+        fed.tracker.begin_session(true);
+        fed.tracker.nodes.get_mut(a).session = fed.tracker.session;
+        fed.tracker.files.put(&mut fed.tracker.nodes, a, b"x", UNKNOWN);
+        let changes = fed.report(|tracker, out| tracker.give_up_one(out));
+        let said: Vec<_> = changes.iter().map(|change| (change.path(), change.mask())).collect();
+        let told = [Mask::DELETE | DIR, Mask::CREATE | DIR, DIR].map(|mask| (path("/r/a"), mask));
+        assert_eq!(said, told);
+        assert!(changes[2].uncovered().is_some());
+        assert_eq!(fed.tracker.releasing, [2]);
+        assert!(!fed.tracker.files.contains(a, b"x"));
+        // What the kernel still had to tell of it is void.
+        assert!(fed.feed(&[&[(2, Mask::CREATE, 0, "y")]]).is_empty());
+        fed.assert_sound();
+    }
+}
+
 /// What round 485 with mounts found: the doubt about a name stayed, and when the directory had been listed again, what has
 /// that name was found and reported a second time.
 #[test]

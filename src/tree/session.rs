@@ -262,7 +262,8 @@ impl Tracker {
         self.say_uncovered(id, error, out);
     }
 
-    /// Gives up a directory, since its watch is needed more for a marker. Any that has none below will do, but no root.
+    /// Gives up a directory, since its watch is needed more for a marker. Any that has none below will do, but no root. What is
+    /// in it is not known from here on, and will be found if it is covered again: so it is reported as empty.
     pub(super) fn give_up_one(&mut self, out: &mut Out<'_>) {
         let is_leaf = |&id: &Id| {
             let node = self.nodes.get(id);
@@ -273,6 +274,10 @@ impl Tracker {
         };
         let wd = self.nodes.unwatch(id);
         self.releasing.push_back(wd);
+        self.drop_below(id);
+        let (parent, name) = (self.nodes.get(id).parent, self.nodes.name(id).to_vec());
+        self.report(parent, &name, GONE, out);
+        self.report(parent, &name, MADE, out);
         self.nodes.get_mut(id).state = State::Uncovered;
         self.refused(id, "watch directory", libc::ENOSPC, out);
     }
