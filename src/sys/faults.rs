@@ -281,6 +281,8 @@ mod tests {
         let id = engine.attach(source.clone()).unwrap();
         cause();
         engine.turn(Wait::forever(Duration::ZERO)).unwrap();
+        // Without multishot, the next read begins with the next turn.
+        engine.turn(Wait::NOT).unwrap();
         let faults: Vec<_> = cancels.iter().copied().map(Fault::Cancel).collect();
         source.feed.faults.plan(&faults);
         engine.detach(id);
@@ -325,6 +327,9 @@ mod tests {
     /// It waits ten seconds for the kernel.
     #[test]
     fn a_read_that_can_not_be_cancelled_takes_no_events_from_the_next() {
+        if probe::uring_features().is_err() {
+            return;
+        }
         thread::scope(|scope| {
             for how in [Cancel::Misses, Cancel::Invalid, Cancel::Lies] {
                 scope.spawn(move || assert!(detach(&[how; 100]) > 0));
