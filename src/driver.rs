@@ -57,11 +57,33 @@ struct Mailbox {
 
 #[derive(Debug)]
 enum Command {
-    Attach(Source, SyncSender<io::Result<()>>),
+    Attach(Source, SyncSender<Result<(), Unattached>>),
     Detach(Arc<Feed>),
     GiveUp,
     #[cfg(test)]
     Panic,
+    /// Fails with this error once the sender is gone.
+    #[cfg(test)]
+    Fail(i32, Receiver<()>),
+}
+
+/// Why a source is not read.
+#[derive(Debug)]
+pub(crate) enum Unattached {
+    /// The engine can't take it in.
+    Refused(io::Error),
+    /// The thread has ended before it came to that, for this reason if it was an error of the system. It says nothing of
+    /// this source.
+    Ended(Option<i32>),
+}
+
+/// How a driver was come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// It was there. It may be failing, for reasons that are not this stream's.
+    Another,
+    /// It was made for this stream.
+    Own,
 }
 
 /// The drivers of this process, each with the number of its streams.
@@ -78,12 +100,12 @@ pub(crate) fn hold() -> impl Sized {
 
 impl Driver {
     /// A driver for one more stream; each call is answered by one `detach`, or by `give_up`.
-    pub(crate) fn join(wanted: Wanted) -> Result<Self, Unmade> {
+    pub(crate) fn join(wanted: Wanted) -> Result<(Self, Joined), Unmade> {
         let mut drivers = drivers();
         let fits = |driver: &Self| driver.0.wanted == wanted;
         if let Some((driver, streams)) = drivers.iter_mut().find(|(driver, _)| fits(driver)) {
             *streams += 1;
-            return Ok(driver.clone());
+            return Ok((driver.clone(), Joined::Another));
         }
         let driver = Self(Arc::new(Shared {
             wanted,
@@ -101,11 +123,11 @@ impl Driver {
         };
         started.recv().map_err(panicked)??;
         drivers.push((driver.clone(), 1));
-        Ok(driver)
+        Ok((driver, Joined::Own))
     }
 
     /// Has a source read from now on. The answer comes when that is so.
-    pub(crate) fn attach(&self, source: Source) -> Receiver<io::Result<()>> {
+    pub(crate) fn attach(&self, source: Source) -> Receiver<Result<(), Unattached>> {
         let (done, attached) = sync_channel(1);
         self.tell(Command::Attach(source, done));
         attached
@@ -160,6 +182,7 @@ impl Driver {
     /// The thread ends by a failure.
     #[cfg(loom)]
     pub(crate) fn fail(&self) {
+        self.unlist();
         let error = Error::text(ErrorKind::ReaderFailed, "model", "it fails");
         self.end(Some(&Failure { error, lossless: false }), None);
     }
@@ -202,6 +225,11 @@ impl Driver {
         last
     }
 
+    /// It can't be joined any more.
+    fn unlist(&self) {
+        drivers().retain(|(driver, _)| !Arc::ptr_eq(&driver.0, &self.0));
+    }
+
     fn run(&self, ready: SyncSender<io::Result<()>>) {
         let drive = || {
             let notifier = Arc::clone(&self.0.notifier);
@@ -237,6 +265,8 @@ impl Driver {
 
     /// Reads until the last stream is gone.
     fn drive(&self, engine: &mut Engine) -> io::Result<()> {
+        // Before anything else is done about a failure, or a panic.
+        let _unlisted = Unlisted(self);
         loop {
             // All of them before it waits again: what an engine does for a command can take a signal with it.
             let command = self.mailbox().commands.pop_front();
@@ -251,7 +281,7 @@ impl Driver {
                     let attached = engine.attach(source);
                     let attached = attached.map(|id| self.mailbox().attached.push((id, feed)));
                     // Whoever asked may have gone.
-                    let _ = done.send(attached);
+                    let _ = done.send(attached.map_err(Unattached::Refused));
                     false
                 }
                 Command::Detach(feed) => {
@@ -261,6 +291,11 @@ impl Driver {
                 Command::GiveUp => self.one_less(),
                 #[cfg(test)]
                 Command::Panic => panic!("asked to"),
+                #[cfg(test)]
+                Command::Fail(code, when) => {
+                    let _ = when.recv();
+                    return Err(io::Error::from_raw_os_error(code));
+                }
             };
             if last {
                 return Ok(());
@@ -280,9 +315,9 @@ impl Driver {
         }
     }
 
-    /// The thread ends. Tells every stream that is left why there will be no more.
+    /// The thread ends, and nobody can join it any more: who is refused here and joins again finds another. Tells every
+    /// stream that is left why there will be no more.
     fn end(&self, failure: Option<&Failure>, code: Option<i32>) {
-        drivers().retain(|(driver, _)| !Arc::ptr_eq(&driver.0, &self.0));
         let mut mailbox = self.mailbox();
         mailbox.ended = Some(code);
         let attached = std::mem::take(&mut mailbox.attached);
@@ -293,6 +328,15 @@ impl Driver {
             attached.iter().for_each(fail);
         }
         commands.into_iter().for_each(|command| command.refuse(code));
+    }
+}
+
+/// Has a driver joined no more.
+struct Unlisted<'a>(&'a Driver);
+
+impl Drop for Unlisted<'_> {
+    fn drop(&mut self) {
+        self.0.unlist();
     }
 }
 
@@ -315,11 +359,10 @@ impl Command {
     fn refuse(self, code: Option<i32>) {
         match (self, code) {
             (Self::Detach(feed), _) => feed.queue.left(),
-            (Self::Attach(_, done), Some(code)) => {
+            (Self::Attach(_, done), code) => {
                 // Whoever asked may have gone.
-                let _ = done.send(Err(io::Error::from_raw_os_error(code)));
+                let _ = done.send(Err(Unattached::Ended(code)));
             }
-            // An `Attach` is answered by dropping the sender.
             _ => {}
         }
     }
@@ -327,7 +370,12 @@ impl Command {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
+    use crate::backend::{Backend, BackendKind};
+    use crate::inotify::Inotify;
+    use crate::mask::Mask;
     use crate::queue::{Half, Taken};
     use crate::sys::inotify::InotifyFd;
     use crate::sys::pool::Pool;
@@ -338,7 +386,7 @@ mod tests {
             uring: None,
             window: Duration::from_nanos(1),
         };
-        let driver = Driver::join(wanted).ok().unwrap();
+        let (driver, _) = Driver::join(wanted).ok().unwrap();
         let feed = Feed::new(Pool::new(2, 4096).unwrap());
         let source = Source {
             fd: Arc::new(InotifyFd::new().unwrap()),
@@ -358,9 +406,74 @@ mod tests {
         }
         // The place is free again, and a new driver takes the next stream.
         feed.queue.leave(&feed);
-        let next = Driver::join(wanted).ok().unwrap();
+        let (next, _) = Driver::join(wanted).ok().unwrap();
         assert!(!Arc::ptr_eq(&driver.0, &next.0));
         feed.queue.enter("test", Half::Stream(next), || ()).unwrap();
         feed.queue.leave(&feed);
+    }
+
+    /// A stream that joins a driver whose failure is under way is not concerned by it: another driver takes it.
+    #[test]
+    fn a_stream_that_joins_a_failing_driver_is_taken_by_another() {
+        let backends = [Backend::Auto, Backend::Uring, Backend::Epoll];
+        for (number, backend) in (2..).zip(backends) {
+            // Nobody else's.
+            let window = Duration::from_nanos(number);
+            let Ok(inotify) = Inotify::builder().backend(backend).batch_window(window).build() else {
+                assert_eq!(backend, Backend::Uring);
+                continue;
+            };
+            let before = inotify.backend();
+            let features = (before.kind() == BackendKind::Uring).then(|| before.features());
+            let wanted = Wanted {
+                uring: features,
+                window,
+            };
+            let (failing, joined) = Driver::join(wanted).ok().unwrap();
+            assert_eq!(joined, Joined::Own);
+            let (fail, when) = sync_channel(1);
+            failing.tell(Command::Fail(libc::EPERM, when));
+            let mut stream = thread::scope(|scope| {
+                let opening = scope.spawn(|| inotify.stream());
+                let asks = |command: &Command| matches!(command, Command::Attach(..));
+                while !failing.mailbox().commands.iter().any(asks) {
+                    assert!(!opening.is_finished(), "it did not join the one that is there");
+                    thread::yield_now();
+                }
+                drop(fail);
+                opening.join().unwrap().unwrap()
+            });
+            assert!(failing.mailbox().ended.is_some());
+            // What befell another's ring is no reason to go without.
+            assert_eq!(inotify.backend().kind(), before.kind(), "{backend:?}");
+            let watch = inotify.add_watch("/", Mask::MOVE_SELF).unwrap();
+            inotify.rm_watch(&watch).unwrap();
+            assert_eq!(stream.wait().unwrap().unwrap().len(), 1);
+        }
+    }
+
+    /// One's own driver that fails is no reason to try again and again.
+    #[test]
+    fn a_driver_of_ones_own_that_fails_is_an_answer() {
+        let wanted = Wanted {
+            uring: None,
+            window: Duration::from_nanos(5),
+        };
+        let (driver, _) = Driver::join(wanted).ok().unwrap();
+        let (fail, when) = sync_channel(1);
+        driver.tell(Command::Fail(libc::EPERM, when));
+        let source = Source {
+            fd: Arc::new(InotifyFd::new().unwrap()),
+            feed: Feed::new(Pool::new(2, 4096).unwrap()),
+        };
+        let attached = driver.attach(source);
+        drop(fail);
+        assert!(matches!(
+            attached.recv().unwrap(),
+            Err(Unattached::Ended(Some(libc::EPERM)))
+        ));
+        let (next, joined) = Driver::join(wanted).ok().unwrap();
+        assert_eq!(joined, Joined::Own);
+        next.give_up();
     }
 }

@@ -1,5 +1,6 @@
 //! The reading half that a thread of ours drives.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,7 +10,7 @@ use futures_core::{FusedStream, Stream};
 
 use crate::batch::EventBatch;
 use crate::core::{Core, Next, Unmade};
-use crate::driver::{Driver, Wanted};
+use crate::driver::{Driver, Joined, Unattached, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::OwnedEvent;
 use crate::queue::{Failure, Half};
@@ -159,21 +160,29 @@ pub(crate) fn attach(core: &Core) -> Result<()> {
     let source = core.source(OPERATION)?;
     let window = core.window;
     core.with_backend(OPERATION, |uring| {
-        let driver = Driver::join(Wanted { uring, window })?;
-        let half = Half::Stream(driver.clone());
-        let attached = core.feed.queue.enter(OPERATION, half, || driver.attach(source.clone()));
-        let attached = attached.inspect_err(|_| driver.give_up()).map_err(Unmade::Other)?;
-        let unmade = match attached.recv() {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(cause)) => Unmade::Backend(cause),
-            Err(_) if core.feed.queue.is_closed() => Unmade::Other(Error::closed(OPERATION)),
-            Err(_) => {
-                let cause = "the reader thread has failed";
-                Unmade::Other(Error::text(ErrorKind::ReaderFailed, OPERATION, cause))
-            }
-        };
-        core.leave();
-        Err(unmade)
+        loop {
+            let (driver, joined) = Driver::join(Wanted { uring, window })?;
+            let half = Half::Stream(driver.clone());
+            let attached = core.feed.queue.enter(OPERATION, half, || driver.attach(source.clone()));
+            let attached = attached.inspect_err(|_| driver.give_up()).map_err(Unmade::Other)?;
+            // It panics on the way, or there is no such thread in this process.
+            let unattached = match attached.recv().unwrap_or(Err(Unattached::Ended(None))) {
+                Ok(()) => return Ok(()),
+                Err(unattached) => unattached,
+            };
+            core.leave();
+            return Err(match unattached {
+                Unattached::Ended(_) if core.feed.queue.is_closed() => Unmade::Other(Error::closed(OPERATION)),
+                // It was about to fail when we came: that is no answer to us. One of our own that fails is.
+                Unattached::Ended(_) if joined == Joined::Another => continue,
+                Unattached::Ended(Some(code)) => Unmade::Backend(io::Error::from_raw_os_error(code)),
+                Unattached::Ended(None) => {
+                    let cause = "the reader thread has failed";
+                    Unmade::Other(Error::text(ErrorKind::ReaderFailed, OPERATION, cause))
+                }
+                Unattached::Refused(cause) => Unmade::Backend(cause),
+            });
+        }
     })
 }
 
