@@ -65,6 +65,9 @@ enum Command {
     /// Fails with this error once the sender is gone.
     #[cfg(test)]
     Fail(i32, Receiver<()>),
+    /// Once the sender is gone, its ring is refused at the next call.
+    #[cfg(test)]
+    Deny(i32, Receiver<()>),
 }
 
 /// Why a source is not read.
@@ -296,9 +299,20 @@ impl Driver {
                     let _ = when.recv();
                     return Err(io::Error::from_raw_os_error(code));
                 }
+                #[cfg(test)]
+                Command::Deny(code, when) => {
+                    let _ = when.recv();
+                    if let Engine::Uring(uring) = engine {
+                        uring.deny(code);
+                    }
+                    false
+                }
             };
             if last {
                 return Ok(());
+            }
+            if let Some(cause) = engine.refused() {
+                return Err(cause);
             }
         }
     }
@@ -377,6 +391,7 @@ mod tests {
     use crate::inotify::Inotify;
     use crate::mask::Mask;
     use crate::queue::{Half, Taken};
+    use crate::stream::EventStream;
     use crate::sys::inotify::InotifyFd;
     use crate::sys::pool::Pool;
 
@@ -433,16 +448,7 @@ mod tests {
             assert_eq!(joined, Joined::Own);
             let (fail, when) = sync_channel(1);
             failing.tell(Command::Fail(libc::EPERM, when));
-            let mut stream = thread::scope(|scope| {
-                let opening = scope.spawn(|| inotify.stream());
-                let asks = |command: &Command| matches!(command, Command::Attach(..));
-                while !failing.mailbox().commands.iter().any(asks) {
-                    assert!(!opening.is_finished(), "it did not join the one that is there");
-                    thread::yield_now();
-                }
-                drop(fail);
-                opening.join().unwrap().unwrap()
-            });
+            let mut stream = open_behind(&failing, &inotify, fail);
             assert!(failing.mailbox().ended.is_some());
             // What befell another's ring is no reason to go without.
             assert_eq!(inotify.backend().kind(), before.kind(), "{backend:?}");
@@ -450,6 +456,51 @@ mod tests {
             inotify.rm_watch(&watch).unwrap();
             assert_eq!(stream.wait().unwrap().unwrap().len(), 1);
         }
+    }
+
+    /// The ring is refused while another stream leaves it, which nobody is told.
+    #[test]
+    fn a_stream_that_joins_while_another_leaves_a_failing_ring_is_taken_by_another() {
+        for (number, backend) in (6..).zip([Backend::Auto, Backend::Uring]) {
+            let window = Duration::from_nanos(number);
+            let build = || Inotify::builder().backend(backend).batch_window(window).build();
+            let (Ok(before), Ok(inotify)) = (build(), build()) else {
+                assert_eq!(backend, Backend::Uring);
+                continue;
+            };
+            let kind = inotify.backend().kind();
+            let leaving = before.stream().unwrap();
+            let features = before.backend().features();
+            let wanted = Wanted {
+                uring: (kind == BackendKind::Uring).then_some(features),
+                window,
+            };
+            let (failing, joined) = Driver::join(wanted).ok().unwrap();
+            assert_eq!(joined, Joined::Another);
+            let (fail, when) = sync_channel(1);
+            failing.tell(Command::Deny(libc::EPERM, when));
+            drop(leaving);
+            let mut stream = open_behind(&failing, &inotify, fail);
+            assert_eq!(inotify.backend().kind(), kind, "{backend:?}");
+            let watch = inotify.add_watch("/", Mask::MOVE_SELF).unwrap();
+            inotify.rm_watch(&watch).unwrap();
+            assert_eq!(stream.wait().unwrap().unwrap().len(), 1);
+            failing.give_up();
+        }
+    }
+
+    /// Opens a stream, which joins this driver; and has that go on only then.
+    fn open_behind(failing: &Driver, inotify: &Inotify, fail: SyncSender<()>) -> EventStream {
+        thread::scope(|scope| {
+            let opening = scope.spawn(|| inotify.stream());
+            let asks = |command: &Command| matches!(command, Command::Attach(..));
+            while !failing.mailbox().commands.iter().any(asks) {
+                assert!(!opening.is_finished(), "it did not join the one that is there");
+                thread::yield_now();
+            }
+            drop(fail);
+            opening.join().unwrap().unwrap()
+        })
     }
 
     /// One's own driver that fails is no reason to try again and again.

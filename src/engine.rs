@@ -130,6 +130,14 @@ impl Engine {
         }
     }
 
+    /// The error with which the kernel has refused it, which a `detach` does not say. Nothing more can be read by it.
+    pub(crate) fn refused(&self) -> Option<io::Error> {
+        match self {
+            Self::Uring(uring) => uring.refused().map(io::Error::from_raw_os_error),
+            Self::Epoll(_) => None,
+        }
+    }
+
     /// After a turn that failed: whether all that was taken from the kernel's queue has come here.
     pub(crate) fn lost_nothing(&mut self) -> bool {
         match self {

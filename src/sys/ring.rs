@@ -32,8 +32,11 @@ pub(super) struct Ring {
     unsubmitted: bool,
     /// Calls in a row that the kernel did not carry out.
     put_off: u32,
-    /// The kernel refuses the calls, so that it writes to no buffer any more.
-    pub(super) refused: bool,
+    /// The error with which the kernel refuses the calls, so that it writes to no buffer any more.
+    pub(super) refused: Option<i32>,
+    /// What the next call is to be refused with.
+    #[cfg(test)]
+    pub(super) denied: Option<i32>,
 }
 
 impl Ring {
@@ -58,7 +61,9 @@ impl Ring {
             features: found,
             unsubmitted: false,
             put_off: 0,
-            refused: false,
+            refused: None,
+            #[cfg(test)]
+            denied: None,
         })
     }
 
@@ -135,6 +140,11 @@ impl Ring {
             // SAFETY: `argument` is laid out as `struct io_uring_getevents_arg`, and it and `time` live through the call.
             unsafe { submitter.enter(to_submit, enough, flags.bits(), Some(&argument)) }
         };
+        #[cfg(test)]
+        let entered = self
+            .denied
+            .take()
+            .map_or(entered, |code| Err(io::Error::from_raw_os_error(code)));
         match entered {
             Ok(submitted) => {
                 self.put_off = 0;
@@ -153,7 +163,7 @@ impl Ring {
                     Ok(())
                 }
                 _ => {
-                    self.refused = true;
+                    self.refused = error.raw_os_error();
                     Err(error)
                 }
             },

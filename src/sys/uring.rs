@@ -118,6 +118,16 @@ impl Uring {
         self.owner == super::thread::current()
     }
 
+    /// The error with which a call was refused, be it to detach. The ring is of no use then.
+    pub(crate) fn refused(&self) -> Option<i32> {
+        self.ring.refused
+    }
+
+    #[cfg(test)]
+    pub(crate) fn deny(&mut self, code: i32) {
+        self.ring.denied = Some(code);
+    }
+
     pub(crate) fn has_read_all(&self) -> bool {
         !self.behind
     }
@@ -214,7 +224,7 @@ impl Uring {
     /// Polls the notifier.
     fn listen(&mut self) -> io::Result<()> {
         if self.unheard > MOST_UNHEARD {
-            self.ring.refused = true;
+            self.ring.refused = Some(self.unheard_of);
             return Err(io::Error::from_raw_os_error(self.unheard_of));
         }
         let fd = Fd(self.notifier.as_fd().as_raw_fd());
@@ -290,7 +300,7 @@ impl Uring {
         let SourceId(id) = id;
         if !self.cancel(id) {
             let certain = self.lost_nothing();
-            if self.ring.refused && certain {
+            if self.ring.refused.is_some() && certain {
                 return self.abandon(id);
             }
             // The kernel never said that the read has ended. What it may write to is left to it; but as far as it can be
@@ -373,7 +383,7 @@ impl Drop for Uring {
             return;
         }
         self.in_place = false;
-        let callable = self.usable_here() && !self.ring.refused;
+        let callable = self.usable_here() && self.ring.refused.is_none();
         // What the kernel could not say is where it may still write.
         let certain = callable || self.lost_nothing();
         for index in 0..self.lanes.len() as u16 {
