@@ -1,0 +1,145 @@
+//! Tests of drivers that fail, and of who joins them.
+
+use std::thread;
+
+use super::*;
+use crate::backend::{Backend, BackendKind};
+use crate::inotify::Inotify;
+use crate::mask::Mask;
+use crate::queue::{Half, Taken};
+use crate::stream::EventStream;
+use crate::sys::inotify::InotifyFd;
+use crate::sys::pool::Pool;
+
+#[test]
+fn a_panic_of_the_thread_reaches_the_consumer_as_an_error() {
+    let wanted = Wanted {
+        uring: None,
+        window: Duration::from_nanos(1),
+    };
+    let (driver, _) = Driver::join(wanted).ok().unwrap();
+    let feed = Feed::new(Pool::new(2, 4096).unwrap());
+    let source = Source {
+        fd: Arc::new(InotifyFd::new().unwrap()),
+        feed: Arc::clone(&feed),
+    };
+    let attached = feed
+        .queue
+        .enter("test", Half::Stream(driver.clone()), || driver.attach(source));
+    attached.unwrap().recv().unwrap().unwrap();
+    driver.panic();
+    match feed.queue.wait(None) {
+        Taken::Failed(Failure { error, .. }) => {
+            assert_eq!(error.kind(), ErrorKind::ReaderFailed);
+            assert!(error.to_string().contains("panicked: asked to"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // The place is free again, and a new driver takes the next stream.
+    feed.queue.leave(&feed);
+    let (next, _) = Driver::join(wanted).ok().unwrap();
+    assert!(!Arc::ptr_eq(&driver.0, &next.0));
+    feed.queue.enter("test", Half::Stream(next), || ()).unwrap();
+    feed.queue.leave(&feed);
+}
+
+/// A stream that joins a driver whose failure is under way is not concerned by it: another driver takes it.
+#[test]
+fn a_stream_that_joins_a_failing_driver_is_taken_by_another() {
+    let backends = [Backend::Auto, Backend::Uring, Backend::Epoll];
+    for (number, backend) in (2..).zip(backends) {
+        // Nobody else's.
+        let window = Duration::from_nanos(number);
+        let Ok(inotify) = Inotify::builder().backend(backend).batch_window(window).build() else {
+            assert_eq!(backend, Backend::Uring);
+            continue;
+        };
+        let before = inotify.backend();
+        let features = (before.kind() == BackendKind::Uring).then(|| before.features());
+        let wanted = Wanted {
+            uring: features,
+            window,
+        };
+        let (failing, joined) = Driver::join(wanted).ok().unwrap();
+        assert_eq!(joined, Joined::Own);
+        let (fail, when) = sync_channel(1);
+        failing.tell(Command::Fail(libc::EPERM, when));
+        let mut stream = open_behind(&failing, &inotify, fail);
+        assert!(failing.mailbox().ended.is_some());
+        // What befell another's ring is no reason to go without.
+        assert_eq!(inotify.backend().kind(), before.kind(), "{backend:?}");
+        let watch = inotify.add_watch("/", Mask::MOVE_SELF).unwrap();
+        inotify.rm_watch(&watch).unwrap();
+        assert_eq!(stream.wait().unwrap().unwrap().len(), 1);
+    }
+}
+
+/// The ring is refused while another stream leaves it, which nobody is told.
+#[test]
+fn a_stream_that_joins_while_another_leaves_a_failing_ring_is_taken_by_another() {
+    for (number, backend) in (6..).zip([Backend::Auto, Backend::Uring]) {
+        let window = Duration::from_nanos(number);
+        let build = || Inotify::builder().backend(backend).batch_window(window).build();
+        let (Ok(before), Ok(inotify)) = (build(), build()) else {
+            assert_eq!(backend, Backend::Uring);
+            continue;
+        };
+        let kind = inotify.backend().kind();
+        let leaving = before.stream().unwrap();
+        let features = before.backend().features();
+        let wanted = Wanted {
+            uring: (kind == BackendKind::Uring).then_some(features),
+            window,
+        };
+        let (failing, joined) = Driver::join(wanted).ok().unwrap();
+        assert_eq!(joined, Joined::Another);
+        let (fail, when) = sync_channel(1);
+        failing.tell(Command::Deny(libc::EPERM, when));
+        drop(leaving);
+        let mut stream = open_behind(&failing, &inotify, fail);
+        assert_eq!(inotify.backend().kind(), kind, "{backend:?}");
+        let watch = inotify.add_watch("/", Mask::MOVE_SELF).unwrap();
+        inotify.rm_watch(&watch).unwrap();
+        assert_eq!(stream.wait().unwrap().unwrap().len(), 1);
+        failing.give_up();
+    }
+}
+
+/// Opens a stream, which joins this driver; and has that go on only then.
+fn open_behind(failing: &Driver, inotify: &Inotify, fail: SyncSender<()>) -> EventStream {
+    thread::scope(|scope| {
+        let opening = scope.spawn(|| inotify.stream());
+        let asks = |command: &Command| matches!(command, Command::Attach(..));
+        while !failing.mailbox().commands.iter().any(asks) {
+            assert!(!opening.is_finished(), "it did not join the one that is there");
+            thread::yield_now();
+        }
+        drop(fail);
+        opening.join().unwrap().unwrap()
+    })
+}
+
+/// One's own driver that fails is no reason to try again and again.
+#[test]
+fn a_driver_of_ones_own_that_fails_is_an_answer() {
+    let wanted = Wanted {
+        uring: None,
+        window: Duration::from_nanos(5),
+    };
+    let (driver, _) = Driver::join(wanted).ok().unwrap();
+    let (fail, when) = sync_channel(1);
+    driver.tell(Command::Fail(libc::EPERM, when));
+    let source = Source {
+        fd: Arc::new(InotifyFd::new().unwrap()),
+        feed: Feed::new(Pool::new(2, 4096).unwrap()),
+    };
+    let attached = driver.attach(source);
+    drop(fail);
+    assert!(matches!(
+        attached.recv().unwrap(),
+        Err(Unattached::Ended(Some(libc::EPERM)))
+    ));
+    let (next, joined) = Driver::join(wanted).ok().unwrap();
+    assert_eq!(joined, Joined::Own);
+    next.give_up();
+}
