@@ -81,7 +81,7 @@ one_run() {
     ci/kernels/run.sh --job ci/kernels/job.sh "$kernel" $PROGRAMS > "target/kernels/$name.log" 2>&1 || status=$?
     if [ $status = 0 ]; then
         echo "== $name: well, as $EXPECT, after $((SECONDS - begun)) s"
-        grep -a 'SKIPPED' "target/kernels/$name.log" | sed 's/^ *[0-9]* /   /' | sort -u
+        sed -n '/SKIPPED/s/^ *[0-9]* /   /p' "target/kernels/$name.log" | sort -u
     else
         echo "== $name: FAILED with $status; target/kernels/$name.log is:"
         cat "target/kernels/$name.log"
