@@ -58,6 +58,12 @@ impl Burst {
 
     pub(crate) fn add(&mut self, step: Step) {
         let Step { path, is_dir, kind } = step;
+        if is_dir && matches!(kind, Kind::Removed) {
+            // By a rename perhaps, with all that is in it: cargo makes its `target` under another name.
+            let below = self.entries.range_mut(path.clone()..);
+            let below = below.take_while(|(below, _)| below.starts_with(&path));
+            below.for_each(|(_, entry)| entry.now = false);
+        }
         // A file that was made a moment ago and is put in another's place: the other has changed.
         let from = match &kind {
             Kind::Arrived(from) if !self.is_new(from) => Some(from.clone()),
