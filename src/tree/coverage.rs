@@ -119,9 +119,7 @@ impl Tracker {
             self.releasing.push_back(wd);
         }
         self.drop_below(dir);
-        let (parent, name) = (self.nodes.get(dir).parent, self.nodes.name(dir).to_vec());
-        self.report(parent, &name, Mask::DELETE | Mask::ISDIR, out);
-        self.report(parent, &name, Mask::CREATE | Mask::ISDIR, out);
+        self.report_another(dir, out);
         self.nodes.get_mut(dir).session = 0;
         self.look_again(dir);
     }

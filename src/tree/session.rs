@@ -231,10 +231,15 @@ impl Tracker {
     fn renew(&mut self, id: Id, out: &mut Out<'_>) {
         if self.nodes.get(id).flags & ENDED != 0 {
             self.nodes.get_mut(id).flags &= !ENDED;
-            let (parent, name) = (self.nodes.get(id).parent, self.nodes.name(id).to_vec());
-            self.report(parent, &name, GONE, out);
-            self.report(parent, &name, MADE, out);
+            self.report_another(id, out);
         }
+    }
+
+    /// Reports a directory as gone and made, so that what was in it is void.
+    pub(super) fn report_another(&mut self, id: Id, out: &mut Out<'_>) {
+        let (parent, name) = (self.nodes.get(id).parent, self.nodes.name(id).to_vec());
+        self.report(parent, &name, GONE, out);
+        self.report(parent, &name, MADE, out);
     }
 
     pub(super) fn take_files(&mut self, crawl: &Crawl, number: usize, id: Id, out: &mut Out<'_>) {
@@ -275,9 +280,7 @@ impl Tracker {
         let wd = self.nodes.unwatch(id);
         self.releasing.push_back(wd);
         self.drop_below(id);
-        let (parent, name) = (self.nodes.get(id).parent, self.nodes.name(id).to_vec());
-        self.report(parent, &name, GONE, out);
-        self.report(parent, &name, MADE, out);
+        self.report_another(id, out);
         self.nodes.get_mut(id).state = State::Uncovered;
         self.refused(id, "watch directory", libc::ENOSPC, out);
     }

@@ -90,6 +90,7 @@ impl Swaps {
             self.next = (self.next + 1) % KEPT;
         }
     }
+
     /// The directories in which something arrived that may have been the first half of an exchange of directories.
     pub(super) fn suspects(&self) -> Vec<Id> {
         let recent = self.recent.iter().filter(|first| first.at.elapsed() < LONG);
