@@ -56,7 +56,7 @@ install_tools() {
 # The test programs, as they are built for this machine. Optimized: they fit into less memory, and the gate has built what
 # they depend on.
 programs() {
-    cargo test --release --all-features --lib --tests --no-run 2>&1 | tee /dev/stderr |
+    cargo test --release --all-features --lib --tests --no-run 2>&1 | tee >(cat >&2) |
         sed -n 's/.*Executable .*(\(.*\))$/\1/p' | grep -vE "/($left_out)-[0-9a-f]*\$" |
         grep -E "/(${RINGWATCH_KERNEL_TESTS:+(${RINGWATCH_KERNEL_TESTS// /|})-})"
 }

@@ -9,25 +9,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use support::hostile::{NAME, assert_harmless};
 use support::wait_until;
-
-/// An escape that retitles a terminal, a line break, a letter that turns the reading order, and a byte that is no text.
-const NAME: &[u8] = b"a\x1b]0;owned\x07\nb\xe2\x80\xae\xc2\x9b31m\xff";
 
 /// The example, which cargo builds beside the tests.
 fn program() -> PathBuf {
     let test = std::env::current_exe().expect("the test itself");
     let profile = test.ancestors().nth(2).expect("the directory of the profile");
     profile.join("examples/watch")
-}
-
-/// What of it may not reach a terminal as it is.
-fn assert_harmless(shown: &[u8]) {
-    let text = str::from_utf8(shown).expect("text");
-    let bad = text
-        .chars()
-        .find(|&letter| letter != '\n' && (letter.is_control() || letter == '\u{202e}'));
-    assert_eq!(bad, None, "{text:?}");
 }
 
 #[test]

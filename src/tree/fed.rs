@@ -7,12 +7,14 @@ use proptest::prelude::*;
 use super::ahead::{Ahead, Partner};
 use super::change::OwnedChange;
 use super::files::UNKNOWN;
+use super::found::{Crawl, Found, Outcome, Part};
 use super::harness::{DIR, Fed, MARKER, ROOT, Raw, read};
-use super::nodes::{Id, State};
+use super::nodes::{Id, NONE, State};
 use super::swaps::{Spot, Swaps};
 use super::tracker::Answer;
 use crate::decode::Records;
 use crate::mask::Mask;
+use crate::sys::dir::Identity;
 
 /// The one change of this kind: its path, and where that was before.
 fn one(changes: &[OwnedChange], mask: Mask) -> (Option<PathBuf>, Option<PathBuf>) {
@@ -270,6 +272,65 @@ fn a_directory_that_is_to_be_listed_has_no_name_in_doubt() {
         assert_eq!(fed.tracker.nodes.get(a).state, State::Pending);
         assert!(fed.tracker.doubt(a, b"x").is_none());
         assert!(fed.tracker.doubt(fed.root, b"other").is_some());
+    }
+}
+
+/// What a look at a root has found there: this watch, and a file.
+fn found(root: Id, wd: i32) -> Crawl {
+    let mut part = Part::default();
+    let start = part.put(&[0; 8]).0;
+    part.put(b"\x04file");
+    let identity = Identity { device: 1, inode: 1 };
+    part.found.push(Found {
+        number: 0,
+        parent: NONE,
+        node: root,
+        name: (start, start),
+        files: (start, part.text.len()),
+        outcome: Outcome::Watched { wd, identity },
+        link: false,
+    });
+    Crawl::new(vec![part], 1)
+}
+
+/// What was made in a root that is made just now was told before the root was, by the other root that it is in.
+#[test]
+fn a_root_in_another_is_covered_behind_what_tells_of_it() {
+    for told in [true, false] {
+        let mut fed = Fed::new(true, false);
+        fed.tracker.add_root(b"/r/a".to_vec());
+        let inner = fed.tracker.roots[1].node;
+        let look = |fed: &mut Fed, wd| {
+            let changes = fed.report(|tracker, out| {
+                tracker.begin_session(true);
+                tracker.jobs();
+                tracker.take_in(&found(inner, wd), out, |_| {});
+            });
+            fed.assert_sound();
+            changes
+        };
+        assert!(look(&mut fed, 8).is_empty());
+        fed.end_session();
+        // Another is there now, perhaps with the same inode.
+        assert!(look(&mut fed, 9).is_empty());
+        assert_eq!(fed.tracker.releasing, [8]);
+        if told {
+            let changes = fed.feed(&[&[(ROOT, Mask::CREATE | DIR, 0, "a")]]);
+            assert_eq!(one(&changes, Mask::CREATE), (path("/r/a"), None));
+            fed.end_session();
+            assert!(look(&mut fed, 9).is_empty());
+            let a = fed.tracker.nodes.child(fed.root, b"a").expect("it was told of");
+            fed.tracker.nodes.watch(a, 9);
+            fed.end_session();
+            assert!(look(&mut fed, 9).is_empty());
+            assert_eq!(fed.tracker.roots[1].within, Some(a));
+        } else {
+            fed.end_session();
+            let changes = look(&mut fed, 9);
+            assert_eq!(one(&changes, Mask::CREATE), (path("/r/a/file"), None));
+            assert_eq!(fed.tracker.nodes.by_wd(9), Some(inner));
+        }
+        assert_eq!((fed.tracker.roots[1].left, fed.tracker.releasing.len()), (None, 1));
     }
 }
 

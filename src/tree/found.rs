@@ -30,6 +30,15 @@ pub(super) enum Outcome {
     },
 }
 
+impl Outcome {
+    pub(super) fn wd(self) -> Option<i32> {
+        match self {
+            Self::Watched { wd, .. } | Self::Unlisted { wd, .. } => Some(wd),
+            _ => None,
+        }
+    }
+}
+
 /// One directory that was looked at.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {

@@ -74,6 +74,7 @@ impl Fed {
             file: None,
             within: None,
             awaited: false,
+            left: None,
         });
         Self {
             tracker,

@@ -20,6 +20,9 @@ impl Tracker {
         self.left_over.clear();
         self.swaps = Default::default();
         self.shadow = true;
+        // Who was to tell of them may have been told by what was lost.
+        let left = self.roots.iter_mut().filter_map(|root| root.left.take());
+        self.releasing.extend(left);
         let mut roots: Vec<_> = self.roots.iter().map(|root| root.node).collect();
         roots.dedup();
         roots.into_iter().map(|root| self.job(root, None)).collect()
@@ -73,7 +76,17 @@ impl Tracker {
         let node = *self.nodes.get(known);
         let same = match found.outcome {
             Outcome::Watched { wd, .. } | Outcome::Unlisted { wd, .. } => {
-                node.wd == wd || node.wd == 0 && (self.nodes.by_wd(wd).is_none() || is_root)
+                let inner = self.nodes.by_wd(wd).filter(|&id| self.nodes.get(id).parent == NONE);
+                if node.wd != 0
+                    && node.wd != wd
+                    && !is_root
+                    && let Some(inner) = inner
+                {
+                    // What is in it was told as if it were in what is gone now.
+                    self.drop_below(inner);
+                    self.look_again(inner);
+                }
+                node.wd == wd || node.wd == 0 && (is_root || inner.is_some() || self.nodes.by_wd(wd).is_none())
             }
             Outcome::Vanished => false,
             _ => node.wd == 0,

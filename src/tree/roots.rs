@@ -1,8 +1,10 @@
 //! Where a tree begins: roots that come and go, lie in one another, are files, or are missing.
 //!
-//! A root that lies in another has no watch of its own: it is covered there, and looked at again when that ends. A root that
-//! is a file is covered by watching its directory, for that name only, so it survives being replaced.
+//! A root that lies in another has no watch of its own: it is covered there, and looked at again when that ends. While its
+//! directory is not known there, but may be told of any moment, it waits for that, so that parents are told before children.
+//! A root that is a file is covered by watching its directory, for that name only, so it survives being replaced.
 
+use std::cmp::Reverse;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -10,6 +12,7 @@ use std::path::Path;
 
 use super::batch::Extra;
 use super::files::UNKNOWN;
+use super::found::Outcome;
 use super::nodes::{Id, NONE, SINGLES, State};
 use super::tracker::{Answer, ENTRIES, Out, Seen, Tracker};
 use crate::mask::Mask;
@@ -26,6 +29,8 @@ pub(super) struct Root {
     pub(super) within: Option<Id>,
     /// It is missing, and waited for.
     pub(super) awaited: bool,
+    /// The watch of what was found there, and was left to another root that had not been told of it.
+    pub(super) left: Option<i32>,
 }
 
 impl Tracker {
@@ -71,13 +76,13 @@ impl Tracker {
                 node
             }
         };
-        let (within, awaited) = (None, false);
         self.roots.push(Root {
             path,
             node,
             file,
-            within,
-            awaited,
+            within: None,
+            awaited: false,
+            left: None,
         });
     }
 
@@ -97,6 +102,7 @@ impl Tracker {
             return false;
         };
         let root = self.roots.remove(place);
+        self.releasing.extend(root.left);
         if !self.roots.iter().any(|other| other.node == root.node) {
             self.drop_subtree(root.node);
         }
@@ -114,6 +120,70 @@ impl Tracker {
         for root in self.roots.iter_mut().filter(|root| root.node == node) {
             root.within = Some(by);
         }
+    }
+
+    /// Leaves what was found where a root is to another root that covers the path and has not been told of it. Once only: if
+    /// it is found again, a session later, nobody tells.
+    pub(super) fn leave(&mut self, root: Id, wd: i32, again: bool) -> bool {
+        if self.silent || self.nodes.get(root).parent != NONE {
+            return false;
+        }
+        let leaves = match self.teller(root) {
+            Some(State::Pending) => true,
+            teller => teller.is_some() && !again,
+        };
+        for known in self.roots.iter_mut().filter(|known| known.node == root && leaves) {
+            known.left = Some(wd);
+        }
+        leaves
+    }
+
+    /// Whether what was found where a root is was left there before. It stays watched until then, which tells it from
+    /// another that was given its inode.
+    pub(super) fn was_left(&mut self, root: Id, found: Outcome) -> bool {
+        let known = self.roots.iter_mut().filter(|known| known.node == root);
+        let Some(left) = known.filter_map(|known| known.left.take()).last() else {
+            return false;
+        };
+        let again = found.wd() == Some(left);
+        if !again {
+            self.releasing.push_back(left);
+        }
+        again
+    }
+
+    /// How the last directory on the way to a root stands that another root covers, if that is how the root's is told of.
+    fn teller(&mut self, root: Id) -> Option<State> {
+        let path = self.nodes.name(root).to_vec();
+        let path = Path::new(OsStr::from_bytes(&path));
+        let others = self
+            .roots
+            .iter()
+            .filter(|other| other.node != root && other.file.is_none());
+        let others: Vec<_> = others.map(|other| (other.node, other.path.clone())).collect();
+        let ways = others.iter().filter_map(|(node, other)| {
+            let way = path.strip_prefix(OsStr::from_bytes(other)).ok()?;
+            Some((*node, way))
+        });
+        ways.filter_map(|(node, way)| self.end_of_way(node, way)).next()
+    }
+
+    fn end_of_way(&mut self, root: Id, way: &Path) -> Option<State> {
+        let mut at = root;
+        for name in way {
+            match self.nodes.get(at).state {
+                State::Watched => {}
+                State::Pending => return Some(State::Pending),
+                _ => return None,
+            }
+            let name = name.as_bytes();
+            let Some(child) = self.nodes.child(at, name) else {
+                return self.is_wanted(at, name).then_some(State::Watched);
+            };
+            at = child;
+        }
+        let state = self.nodes.get(at).state;
+        matches!(state, State::Watched | State::Pending).then_some(state)
     }
 
     /// A directory of another root was found where this root is: it takes the root's directory, with all below.
@@ -216,8 +286,10 @@ impl Tracker {
     /// Missing roots that are there now are to be looked at. Answers whether there are any that are not.
     pub(super) fn look_for_missing(&mut self) -> bool {
         let is_there = |root: &Root| fs::metadata(Path::new(OsStr::from_bytes(&root.path))).is_ok();
-        let awaited = self.roots.iter().filter(|root| root.awaited);
-        let (found, missing): (Vec<_>, Vec<_>) = awaited.partition(|&root| is_there(root));
+        let mut awaited: Vec<_> = self.roots.iter().filter(|root| root.awaited).collect();
+        // Of two in one another the inner first: if it is there, the outer is found too, and tells of it.
+        awaited.sort_by_key(|root| Reverse(root.path.len()));
+        let (found, missing): (Vec<_>, Vec<_>) = awaited.into_iter().partition(|&root| is_there(root));
         let missing = !missing.is_empty();
         let found: Vec<_> = found.into_iter().map(|root| root.path.clone()).collect();
         for path in found {

@@ -148,9 +148,7 @@ impl Tracker {
 
     /// What was watched and has no place in the tree, unless it is another's.
     fn release(&mut self, outcome: Outcome) {
-        if let Outcome::Watched { wd, .. } | Outcome::Unlisted { wd, .. } = outcome {
-            self.releasing.push_back(wd);
-        }
+        self.releasing.extend(outcome.wd());
     }
 
     /// A directory as it was found.
@@ -167,6 +165,7 @@ impl Tracker {
         let node = self.nodes.get_mut(id);
         node.session = session;
         node.flags &= !CONFIRMED;
+        let again = found.node == id && self.was_left(id, found.outcome);
         match found.outcome {
             Outcome::Watched { wd, identity } | Outcome::Unlisted { wd, identity, .. } => {
                 match self.nodes.by_wd(wd) {
@@ -188,6 +187,12 @@ impl Tracker {
                     Some(other) if other != id => {
                         self.nodes.get_mut(id).flags |= ALIAS;
                         self.left_over.push((id, found.outcome));
+                        ids[number] = NONE;
+                        return;
+                    }
+                    None if found.node == id && self.leave(id, wd, again) => {
+                        self.look_again(id);
+                        self.stirred = true;
                         ids[number] = NONE;
                         return;
                     }

@@ -6,18 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 use crate::project::{Project, succeed, wait_until};
-
-/// An escape that retitles a terminal, a line break, a letter that turns the reading order, and a byte that is no text.
-const NAME: &[u8] = b"a\x1b]0;owned\x07\nmain.rs\xe2\x80\xae\xc2\x9b31m\xff";
-
-/// What none of them may reach a terminal as.
-fn assert_harmless(shown: &[u8]) {
-    let text = String::from_utf8_lossy(shown);
-    let bad = text
-        .chars()
-        .find(|&letter| letter != '\n' && (letter.is_control() || letter == '\u{202e}'));
-    assert_eq!(bad, None, "{text:?}");
-}
+use crate::support::hostile::{NAME, assert_harmless};
 
 #[test]
 fn names_are_printed_harmlessly_and_no_name_passes_for_two_paths() {

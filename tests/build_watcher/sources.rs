@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::Command;
 
 use crate::project::{Project, Watcher, succeed, wait_until};
+use crate::support::kernel::watches_of;
 use crate::support::queue_limit;
 
 #[test]
@@ -78,6 +79,26 @@ fn a_build_inside_runs_nothing_and_as_the_command_does_not_loop() {
         project.write("src/main.rs", "mod part;\nfn main() { /* 3 */ }\n");
     });
     assert_eq!(project.lines().len(), 5);
+}
+
+/// As cargo makes `target`: under another name, renamed when its first file is in it.
+#[test]
+fn what_is_renamed_to_an_ignored_name_has_left_nothing_to_run_for() {
+    let project = Project::new();
+    // So long that the rename comes before it is over.
+    let options = ["--json", "--settle", "3s", "--"].map(str::to_owned);
+    let words = options.into_iter().chain(project.counting("true"));
+    let mut watcher = project.begin_as(project.command(words));
+    watcher.await_event("finished");
+    let before = watches_of(watcher.id());
+    fs::create_dir(project.path("targetAbCdEf")).expect("a directory");
+    wait_until("a watch", || watches_of(watcher.id()) > before);
+    project.write("targetAbCdEf/CACHEDIR.TAG", "x");
+    project.rename("targetAbCdEf", "target");
+    wait_until("no watch", || watches_of(watcher.id()) == before);
+    project.write("src/main.rs", "fn main() { }\n");
+    watcher.expect_run(&["changed main.rs"]);
+    assert_eq!(project.lines().len(), 2);
 }
 
 #[test]

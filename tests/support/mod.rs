@@ -6,6 +6,7 @@
 pub(crate) mod child;
 #[cfg(feature = "tokio")]
 pub(crate) mod halves;
+pub(crate) mod hostile;
 pub(crate) mod kernel;
 pub(crate) mod process;
 

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use crate::round::run;
-use crate::setting::Round;
+use crate::setting::{Round, Second};
 use crate::support::child::{in_namespaces, mount_memory, unmount};
 use crate::support::skip;
 
@@ -132,6 +132,14 @@ fn what_failed_once_holds() {
         ..Round::of(seed)
     });
     check(kept.flat_map(|round| std::iter::repeat_n(round, TIMES)));
+}
+
+#[test]
+fn replaying_gives_what_is_there_with_a_root_in_another() {
+    check(seeds(60).map(|seed| Round {
+        second: Some(Second::Within),
+        ..Round::of(seed)
+    }));
 }
 
 #[test]

@@ -42,8 +42,7 @@ pub(crate) struct Round {
 pub(crate) enum Second {
     /// Beside the first.
     Beside,
-    /// In the first, where it may be missing, or a file. What it holds may be told before the first is heard of it, so only
-    /// what is watched is compared.
+    /// In the first, where it may be missing, or a file.
     Within,
 }
 
