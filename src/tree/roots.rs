@@ -122,20 +122,31 @@ impl Tracker {
         }
     }
 
-    /// Leaves what was found where a root is to another root that covers the path and has not been told of it. Once only: if
-    /// it is found again, a session later, nobody tells.
+    /// Leaves what was found where a root is to another root that has its path, and may not have been told of it. Once only:
+    /// if it is found again, a session later, nobody tells.
     pub(super) fn leave(&mut self, root: Id, wd: i32, again: bool) -> bool {
-        if self.silent || self.nodes.get(root).parent != NONE {
-            return false;
-        }
-        let leaves = match self.teller(root) {
-            Some(State::Pending) => true,
-            teller => teller.is_some() && !again,
-        };
+        let path = Path::new(OsStr::from_bytes(self.nodes.name(root)));
+        let ways = self.roots.iter().filter_map(|other| {
+            let is_other = other.node != root && other.file.is_none();
+            let way = path.strip_prefix(OsStr::from_bytes(&other.path)).ok();
+            way.filter(|_| is_other).map(|way| self.is_pending_on(other.node, way))
+        });
+        let leaves = !self.silent && ways.into_iter().any(|pending| pending || !again);
         for known in self.roots.iter_mut().filter(|known| known.node == root && leaves) {
             known.left = Some(wd);
         }
         leaves
+    }
+
+    /// Whether a directory on this way down is to be looked at.
+    fn is_pending_on(&self, root: Id, way: &Path) -> bool {
+        let below = way.iter().scan(Some(root), |at, name| {
+            *at = self.nodes.child((*at)?, name.as_bytes());
+            *at
+        });
+        std::iter::once(root)
+            .chain(below)
+            .any(|id| self.nodes.get(id).state == State::Pending)
     }
 
     /// Whether what was found where a root is was left there before. It stays watched until then, which tells it from
@@ -150,40 +161,6 @@ impl Tracker {
             self.releasing.push_back(left);
         }
         again
-    }
-
-    /// How the last directory on the way to a root stands that another root covers, if that is how the root's is told of.
-    fn teller(&mut self, root: Id) -> Option<State> {
-        let path = self.nodes.name(root).to_vec();
-        let path = Path::new(OsStr::from_bytes(&path));
-        let others = self
-            .roots
-            .iter()
-            .filter(|other| other.node != root && other.file.is_none());
-        let others: Vec<_> = others.map(|other| (other.node, other.path.clone())).collect();
-        let ways = others.iter().filter_map(|(node, other)| {
-            let way = path.strip_prefix(OsStr::from_bytes(other)).ok()?;
-            Some((*node, way))
-        });
-        ways.filter_map(|(node, way)| self.end_of_way(node, way)).next()
-    }
-
-    fn end_of_way(&mut self, root: Id, way: &Path) -> Option<State> {
-        let mut at = root;
-        for name in way {
-            match self.nodes.get(at).state {
-                State::Watched => {}
-                State::Pending => return Some(State::Pending),
-                _ => return None,
-            }
-            let name = name.as_bytes();
-            let Some(child) = self.nodes.child(at, name) else {
-                return self.is_wanted(at, name).then_some(State::Watched);
-            };
-            at = child;
-        }
-        let state = self.nodes.get(at).state;
-        matches!(state, State::Watched | State::Pending).then_some(state)
     }
 
     /// A directory of another root was found where this root is: it takes the root's directory, with all below.

@@ -142,6 +142,12 @@ impl Worker {
                 self.look_at_mounts(false, &mut draft);
                 self.hand_on(None, draft);
             }
+            if !self.barriers.is_empty() && self.tracker.is_calm() {
+                // What they waited for is gone, and nothing is to be looked at.
+                let mut draft = self.begin();
+                self.let_pass(self.barriers.len(), &mut draft);
+                self.hand_on(None, draft);
+            }
             if self.ahead.len() == 0 && self.may_read() {
                 self.fetch();
             }
@@ -316,6 +322,7 @@ impl Worker {
     /// A barrier has arrived. What happened before it may still have to be looked at.
     fn barrier(&mut self, number: u64, overtaken: bool, draft: &mut Draft) {
         self.look_at_mounts(false, draft);
+        self.tracker.look_for_missing();
         if self.tracker.is_calm() && self.barriers.is_empty() {
             return draft.barrier(number, overtaken);
         }
@@ -352,6 +359,10 @@ impl Worker {
             .iter()
             .take_while(|held| calm || held.sessions == 0)
             .count();
+        self.let_pass(due, draft);
+    }
+
+    fn let_pass(&mut self, due: usize, draft: &mut Draft) {
         for held in self.barriers.drain(..due) {
             draft.barrier(held.number, held.overtaken);
         }

@@ -176,3 +176,17 @@ fn two_directories_that_were_exchanged_are_each_where_they_are() {
     watched.settle();
     assert_watched_exactly(&place.root);
 }
+
+#[test]
+fn a_barrier_passes_where_what_was_to_be_looked_at_is_gone() {
+    on_every_backend(|builder| {
+        let place = place();
+        let mut watched = watch(builder(&place.root));
+        for _ in 0..20 {
+            fs::create_dir(place.root.join("brief")).unwrap();
+            let barrier = watched.tree.barrier().unwrap();
+            fs::remove_dir(place.root.join("brief")).unwrap();
+            watched.until(barrier);
+        }
+    });
+}
