@@ -412,6 +412,7 @@ impl Worker {
         }
         let failed = |root: &Root| match self.tracker.nodes.get(root.node).state {
             State::Watched | State::Filtered => None,
+            State::Pending if root.left.is_some() => None,
             _ => {
                 let error = self.tracker.uncovered.get(&root.node);
                 let missing = error.is_none_or(|error| error.kind() == ErrorKind::NotFound);

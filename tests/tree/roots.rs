@@ -55,6 +55,24 @@ fn a_root_that_is_added_is_reported_and_one_that_is_removed_is_silent() {
 }
 
 #[test]
+fn roots_in_one_another_are_reported_as_one_tree() {
+    let (_dir, place) = place();
+    let inner = place.join("a/inner");
+    fs::create_dir_all(&inner).unwrap();
+    fs::write(inner.join("file"), "").unwrap();
+    for (first, second) in [(&place, &inner), (&inner, &place)] {
+        let mut watched = watch(Tree::builder(first).root(second).report_existing(true));
+        assert_eq!(
+            made(&mut watched),
+            [place.join("a"), inner.clone(), inner.join("file")],
+            "{first:?} first"
+        );
+        watched.settle();
+        assert_watched_exactly(&place);
+    }
+}
+
+#[test]
 fn a_root_in_another_is_covered_once_and_outlives_it() {
     let (_dir, place) = place();
     let inner = place.join("a/inner");
