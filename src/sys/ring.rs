@@ -101,7 +101,8 @@ impl Ring {
             if unsafe { self.inner.submission().push(request) }.is_ok() {
                 return Ok(());
             }
-            self.inner.submit()?;
+            let submitted = self.inner.submit();
+            self.judge(submitted.map(drop))?;
         }
     }
 
@@ -140,33 +141,38 @@ impl Ring {
             // SAFETY: `argument` is laid out as `struct io_uring_getevents_arg`, and it and `time` live through the call.
             unsafe { submitter.enter(to_submit, enough, flags.bits(), Some(&argument)) }
         };
+        if let &Ok(submitted) = &entered {
+            self.unsubmitted = submitted < to_submit as usize;
+        }
+        self.judge(entered.map(drop))
+    }
+
+    /// What the answer to a call means: that the caller looks what there is, or that the kernel refuses the calls.
+    fn judge(&mut self, called: io::Result<()>) -> io::Result<()> {
         #[cfg(test)]
-        let entered = self
+        let called = self
             .denied
             .take()
-            .map_or(entered, |code| Err(io::Error::from_raw_os_error(code)));
-        match entered {
-            Ok(submitted) => {
-                self.put_off = 0;
-                self.unsubmitted = submitted < to_submit as usize;
+            .map_or(called, |code| Err(io::Error::from_raw_os_error(code)));
+        let Err(error) = called else {
+            self.put_off = 0;
+            return Ok(());
+        };
+        match error.raw_os_error() {
+            // Time is over; a signal was handled.
+            Some(libc::ETIME | libc::EINTR) => Ok(()),
+            // Completions must be taken first; or the kernel was short of memory for a request, which is offered again.
+            Some(libc::EBUSY | libc::EAGAIN) if self.put_off < MOST_PUT_OFF => {
+                self.put_off += 1;
+                if self.put_off > 1 {
+                    thread::sleep(Duration::from_millis(1));
+                }
                 Ok(())
             }
-            // Time is over; a signal was handled; completions must be taken first. The caller looks what there is.
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ETIME | libc::EINTR) => Ok(()),
-                // Completions must be taken first; or the kernel was short of memory for a request, which is offered again.
-                Some(libc::EBUSY | libc::EAGAIN) if self.put_off < MOST_PUT_OFF => {
-                    self.put_off += 1;
-                    if self.put_off > 1 {
-                        thread::sleep(Duration::from_millis(1));
-                    }
-                    Ok(())
-                }
-                _ => {
-                    self.refused = error.raw_os_error();
-                    Err(error)
-                }
-            },
+            _ => {
+                self.refused = error.raw_os_error();
+                Err(error)
+            }
         }
     }
 

@@ -416,14 +416,51 @@ mod tests {
     use crate::sys::pool::Pool;
     use crate::sys::probe;
 
+    fn source(buffers: usize) -> Source {
+        Source {
+            fd: Arc::new(InotifyFd::new().unwrap()),
+            feed: Feed::new(Pool::new(buffers, 4096).unwrap()),
+        }
+    }
+
+    /// More reads are armed in one turn than the ring takes at once, so they are handed over before it waits.
+    #[test]
+    fn a_refusal_while_requests_are_handed_over_leaves_nothing_with_the_kernel() {
+        const SOURCES: usize = 20;
+        let Ok(features) = probe::uring_features() else { return };
+        for code in [libc::EPERM, libc::EAGAIN, libc::EINTR] {
+            let mut uring = Uring::new(features, SOURCES, Arc::new(Notifier::new().unwrap())).unwrap();
+            let sources: Vec<_> = (0..SOURCES).map(|_| source(2)).collect();
+            let ids: Vec<_> = sources
+                .iter()
+                .map(|source| uring.attach(source.clone()).unwrap())
+                .collect();
+            uring.deny(code);
+            let turned = uring.turn(Wait::NOT).map(drop).map_err(|error| error.raw_os_error());
+            if code == libc::EPERM {
+                assert_eq!((turned, uring.refused()), (Err(Some(code)), Some(code)));
+                uring.detach(ids[0]);
+            } else {
+                assert_eq!((turned, uring.armed), (Ok(()), SOURCES));
+            }
+            drop(uring);
+            for source in sources {
+                assert!(
+                    source
+                        .feed
+                        .pool
+                        .take()
+                        .is_some_and(|_first| source.feed.pool.take().is_some())
+                );
+            }
+        }
+    }
+
     #[test]
     fn a_ring_dropped_in_a_child_leaves_the_parents_as_it_is() {
         let Ok(features) = probe::uring_features() else { return };
         let mut uring = Uring::new(features, 1, Arc::new(Notifier::new().unwrap())).unwrap();
-        let source = Source {
-            fd: Arc::new(InotifyFd::new().unwrap()),
-            feed: Feed::new(Pool::new(4, 4096).unwrap()),
-        };
+        let source = source(4);
         uring.attach(source.clone()).unwrap();
         uring.turn(Wait::NOT).unwrap();
         assert!(uring.armed == 1 && uring.ring.is_submitted());
