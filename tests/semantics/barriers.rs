@@ -8,7 +8,7 @@ use ringwatch::{ErrorKind, Mask, OwnedEvent};
 
 use crate::small;
 use crate::support::child::in_child;
-use crate::support::{FLOOD_EVENT, Flood, Setup, file, on_every_backend, queue_limit, seen, wait_until};
+use crate::support::{FLOOD_EVENT, Flood, Recorder, Setup, file, on_every_backend, queue_limit, seen};
 
 #[test]
 fn a_barrier_is_behind_what_was_queued_before_it_and_ahead_of_what_came_after() {
@@ -156,15 +156,19 @@ fn barriers_arrive_in_order_when_an_overflow_dropped_the_first_and_not_the_secon
         let dropped = inotify.barrier().unwrap();
         let mut recorder = setup.read(inotify);
         // The first is delivered, and all of it read, so that the kernel has room again.
-        assert!(!recorder.batch().overflowed());
-        wait_until(|| recorder.inotify.stats().kernel_queue == 0);
-        let kept = recorder.inotify.barrier().unwrap();
         let mut barriers = Vec::new();
-        while barriers.len() < 2 {
+        let mut take = |recorder: &mut Recorder| {
             let batch = recorder.batch();
             let marks = batch.iter().filter(|event| event.barrier().is_some());
             barriers.extend(marks.map(|event| event.to_owned()));
+            (batch.overflowed(), barriers.len())
+        };
+        assert_eq!(take(&mut recorder), (false, 0));
+        while recorder.inotify.stats().kernel_queue > 0 {
+            take(&mut recorder);
         }
+        let kept = recorder.inotify.barrier().unwrap();
+        while take(&mut recorder).1 < 2 {}
         assert_eq!(barriers[0].barrier(), Some(dropped));
         assert!(barriers[0].is_overtaken());
         assert_eq!(barriers[1].barrier(), Some(kept));
