@@ -1,6 +1,6 @@
 //! Looking ahead in what was read, for the other half of a rename.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 
 use crate::decode::{Record, Records};
@@ -41,6 +41,11 @@ impl Ahead {
         self.buffers.len()
     }
 
+    /// The number of the first.
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
     pub(super) fn front(&self) -> Option<Arc<Buffer>> {
         self.buffers.front().cloned()
     }
@@ -74,6 +79,22 @@ impl Ahead {
         self.taken.insert((number, at));
         let place = usize::try_from(number - self.first).ok()?;
         Some((Arc::clone(self.buffers.get(place)?), at))
+    }
+
+    /// The directories of renames of which one half was read so far, from this place of the first buffer on: their watches.
+    pub(super) fn halves(&self, at: usize) -> HashSet<i32> {
+        let mut halves = HashMap::new();
+        for (number, buffer) in (self.first..).zip(&self.buffers) {
+            let start = if number == self.first { at } else { 0 };
+            for record in Records::new(buffer.filled().get(start..).unwrap_or_default()).flatten() {
+                if record.mask.contains(Mask::MOVED_FROM) {
+                    halves.insert(record.cookie, record.wd);
+                } else if record.mask.contains(Mask::MOVED_TO) {
+                    halves.remove(&record.cookie);
+                }
+            }
+        }
+        halves.into_values().collect()
     }
 
     /// Looks for the other half of this `MOVED_FROM`, from this place of the first buffer on. `marker` is where the search

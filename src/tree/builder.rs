@@ -44,7 +44,8 @@ impl Cancel {
         Self::default()
     }
 
-    /// Has the `open` that was given this end with an error of kind [`Cancelled`](ErrorKind::Cancelled).
+    /// Has the `open` that was given this end with an error of kind [`Cancelled`](ErrorKind::Cancelled). A tree that is open
+    /// stays so.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -160,7 +161,8 @@ impl TreeBuilder {
         self
     }
 
-    /// Tells how far [`open`](Self::open) is, ten times a second, from a thread of its own.
+    /// Tells how far [`open`](Self::open) is, ten times a second and at its end, on the thread that waits in `open`; others
+    /// look at the directories meanwhile.
     pub fn on_progress(mut self, tell: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(tell));
         self

@@ -46,6 +46,8 @@ pub(super) struct Job {
     pub(super) link: bool,
     /// It is to be watched for these entries only.
     pub(super) singles: Option<Vec<Vec<u8>>>,
+    /// It is only to be found out what is there: it is watched and not listed.
+    pub(super) probe: bool,
 }
 
 /// How far a crawl is.
@@ -69,6 +71,7 @@ pub(super) struct Work {
     /// By the filter.
     pub(super) wanted: bool,
     pub(super) singles: Option<Vec<Vec<u8>>>,
+    pub(super) probe: bool,
     pub(super) device: Option<u64>,
 }
 
@@ -83,6 +86,7 @@ pub(super) struct Shared<'a> {
     pub(super) manner: &'a Manner,
     pub(super) inotify: &'a InotifyFd,
     pub(super) counts: &'a Counts,
+    cancelled: Option<&'a AtomicBool>,
     /// Whether what is watched by this descriptor has its place in the tree.
     pub(super) known: &'a (dyn Fn(i32) -> bool + Sync),
     pub(super) open: OpenDirs,
@@ -110,6 +114,11 @@ impl Shared<'_> {
     pub(super) fn is_first(&self, wd: i32) -> bool {
         let met = || self.met.lock().unwrap_or_else(PoisonError::into_inner);
         !self.manner.follow_links || met().insert(wd)
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled
+            .is_some_and(|cancelled| cancelled.load(Ordering::Relaxed))
     }
 
     fn heap(&self) -> MutexGuard<'_, Heap> {
@@ -153,12 +162,13 @@ impl Shared<'_> {
 
 /// Looks at the directories of these jobs and at all below them.
 ///
-/// A directory that is `known` by its watch is not listed.
+/// A directory that is `known` by its watch is not listed. Once it is `cancelled`, nothing has been found.
 pub(super) fn crawl(
     jobs: &[Job],
     manner: &Manner,
     inotify: &InotifyFd,
     counts: &Counts,
+    cancelled: Option<&AtomicBool>,
     known: &(dyn Fn(i32) -> bool + Sync),
 ) -> Crawl {
     let mut first = Part::default();
@@ -173,6 +183,7 @@ pub(super) fn crawl(
         manner,
         inotify,
         counts,
+        cancelled,
         known,
         open: OpenDirs::default(),
         met: Mutex::default(),
@@ -185,8 +196,9 @@ pub(super) fn crawl(
         parts: Mutex::new(Vec::new()),
     };
     thread::scope(|scope| labour(scope, &shared, first, false));
+    let is_cancelled = shared.is_cancelled();
     let parts = shared.parts.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if counts.cancelled.load(Ordering::Relaxed) {
+    if is_cancelled {
         // Without the rest of it, what was found makes no sense.
         return Crawl::default();
     }
@@ -231,6 +243,7 @@ fn begin(jobs: &[Job], next: &AtomicU32, work: &mut Vec<Work>, part: &mut Part) 
         link: job.link,
         wanted: true,
         singles: job.singles.clone(),
+        probe: job.probe,
         device,
     }));
 }
@@ -253,7 +266,7 @@ fn labour<'scope, 'env: 'scope>(
     while !replaced && let Some(work) = shared.take() {
         looker.stack = work;
         while let Some(work) = looker.stack.pop() {
-            if !shared.counts.cancelled.load(Ordering::Relaxed) {
+            if !shared.is_cancelled() {
                 looker.look(&work);
             }
             let waiting = looker.stack.len();

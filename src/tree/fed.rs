@@ -275,6 +275,20 @@ fn a_directory_that_is_to_be_listed_has_no_name_in_doubt() {
     }
 }
 
+#[test]
+fn what_was_looked_at_long_ago_is_not_new_when_numbers_begin_again() {
+    let mut fed = Fed::new(true, false);
+    fed.tracker.begin_session(true);
+    let a = fed.dir(fed.root, "a", 2);
+    fed.tracker.nodes.get_mut(a).session = fed.tracker.session;
+    fed.end_session();
+    for _ in 0..u16::MAX {
+        fed.tracker.begin_session(true);
+        assert!(!fed.tracker.is_fresh(a), "{}", fed.tracker.session);
+        fed.tracker.session = 0;
+    }
+}
+
 /// What a look at a root has found there: this watch, and a file.
 fn found(root: Id, wd: i32) -> Crawl {
     let mut part = Part::default();
@@ -288,6 +302,7 @@ fn found(root: Id, wd: i32) -> Crawl {
         name: (start, start),
         files: (start, part.text.len()),
         outcome: Outcome::Watched { wd, identity },
+        listed: true,
         link: false,
     });
     Crawl::new(vec![part], 1)

@@ -51,6 +51,8 @@ pub(super) struct Found {
     pub(super) name: (usize, usize),
     pub(super) files: (usize, usize),
     pub(super) outcome: Outcome,
+    /// Its listing was read: not if it is known, is listed elsewhere in this crawl, or was only to be found.
+    pub(super) listed: bool,
     pub(super) link: bool,
 }
 
@@ -85,6 +87,7 @@ impl Part {
             name,
             files: (name.1, name.1),
             outcome,
+            listed: false,
             link: job.link,
         });
     }

@@ -1,5 +1,6 @@
 //! The other half of a rename, and waiting for it.
 
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -12,28 +13,44 @@ use super::worker::Worker;
 use crate::decode::Records;
 use crate::sys::pool::Buffer;
 
+/// A marker at which searches end: what had been read when it was set, and was being renamed out of these directories, has
+/// its other half before it.
+#[derive(Debug)]
+pub(super) struct SearchEnd {
+    pub(super) marker: i32,
+    /// The number of the last buffer that had been read.
+    upto: u64,
+    /// Watches of directories that nobody was changing any more.
+    dirs: HashSet<i32>,
+}
+
+impl SearchEnd {
+    /// Whether the search for the other half of what left this directory, and is in the buffer of this number, ends here.
+    fn covers(&self, number: u64, dir: i32) -> bool {
+        number <= self.upto && self.dirs.contains(&dir)
+    }
+}
+
 impl Worker {
     /// Finds the other half of a rename, waiting for what was not read yet.
     pub(super) fn rename(&mut self, from: Seen<'_>, behind: usize, buffer: &Arc<Buffer>, draft: &mut Draft) {
-        let mut marked = false;
+        let (here, dir) = (self.ahead.first(), from.record.wd);
+        let mut marked = None;
         let partner = loop {
-            let marks = &self.shared.marks;
-            match self.ahead.partner(&from.record, behind, |wd| marks.is_partner(wd)) {
+            let ends = |wd| self.search_ends.iter().find(|end| end.marker == wd);
+            let is_end = |wd| marked == Some(wd) || ends(wd).is_some_and(|end| end.covers(here, dir));
+            match self.ahead.partner(&from.record, behind, is_end) {
                 Partner::At(number, at) => break self.ahead.take(number, at),
                 Partner::Nowhere => break None,
                 Partner::Unread => {}
             }
-            if !marked {
-                // The kernel may be between the halves right now.
-                if let Some(dir) = self.tracker.nodes.by_wd(from.record.wd) {
-                    self.wait_for_change(dir);
-                }
-                if self.shared.marks.set(Mark::Partner).is_err() {
-                    // Without it there is no end to wait for. Should the other half come, it is taken for a newcomer.
-                    break None;
-                }
+            if marked.is_none() {
+                marked = self.end_searches(dir, behind);
             }
-            marked = true;
+            // Without a marker there is no end to wait for. Should the other half come, it is taken for a newcomer.
+            if marked.is_none() {
+                break None;
+            }
             if !self.fetch_more(buffer, draft) {
                 break None;
             }
@@ -53,6 +70,21 @@ impl Worker {
             at: same.then_some(at),
         };
         self.tracker.renamed(from, to, out);
+    }
+
+    /// Has the search for this rename end, and for all others that were read and have no other half so far. Answers the marker.
+    fn end_searches(&mut self, dir: i32, behind: usize) -> Option<i32> {
+        let mut dirs = self.ahead.halves(behind);
+        dirs.insert(dir);
+        // The kernel may be between the halves right now.
+        dirs.retain(|&wd| {
+            let dir = self.tracker.nodes.by_wd(wd);
+            dir.is_some_and(|dir| self.wait_for_change(dir))
+        });
+        let upto = self.ahead.first() + self.ahead.len() as u64 - 1;
+        let marker = self.shared.marks.set(Mark::Partner).ok()?;
+        self.search_ends.push(SearchEnd { marker, upto, dirs });
+        Some(marker)
     }
 
     /// Waits for one more buffer. False if none can come: all are being looked through here, or the consumer keeps the others,
@@ -87,5 +119,50 @@ impl Worker {
     fn is_asked(&self) -> bool {
         let commands = self.shared.commands.lock();
         !commands.unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mask::Mask;
+    use crate::tree::ahead::Ahead;
+    use crate::tree::harness::{DIR, MARKER, Raw, read};
+
+    fn partner(ahead: &Ahead, at: usize, end: &SearchEnd) -> Partner {
+        let buffer = ahead.front().expect("a buffer");
+        let from = Records::new(&buffer.filled()[at..]).next();
+        let from = from.expect("a record").expect("well-formed");
+        let is_end = |wd| wd == end.marker && end.covers(ahead.first(), from.wd);
+        ahead.partner(&from, at + 32, is_end)
+    }
+
+    /// What the soak found: something had left the tree, and the marker that ends the search for its other half came between
+    /// the halves of a rename that began later.
+    #[test]
+    fn a_marker_ends_the_search_for_what_was_under_way_when_it_was_set_and_for_nothing_else() {
+        let half = |wd, mask, cookie| -> Raw { (wd, mask | DIR, cookie, "x") };
+        let mut ahead = Ahead::default();
+        ahead.push(read(&[
+            half(5, Mask::MOVED_FROM, 1),
+            half(6, Mask::MOVED_FROM, 2),
+            half(7, Mask::MOVED_FROM, 3),
+            half(5, Mask::MOVED_TO, 3),
+        ]));
+        // What has its other half is not searched for.
+        assert_eq!(ahead.halves(0), HashSet::from([5, 6]));
+        // It was not to be had that nobody changes the second.
+        let (marker, upto, dirs) = (MARKER, ahead.first(), HashSet::from([5]));
+        let end = SearchEnd { marker, upto, dirs };
+        ahead.push(read(&[
+            half(5, Mask::MOVED_FROM, 4),
+            (MARKER, Mask::IGNORED, 0, ""),
+            half(8, Mask::MOVED_TO, 4),
+            half(8, Mask::MOVED_TO, 2),
+        ]));
+        assert_eq!(partner(&ahead, 0, &end), Partner::Nowhere);
+        assert!(matches!(partner(&ahead, 32, &end), Partner::At(1, _)));
+        ahead.pop();
+        assert!(matches!(partner(&ahead, 0, &end), Partner::At(1, _)));
     }
 }

@@ -69,6 +69,7 @@ impl Tracker {
             node: id,
             parent,
             name: self.nodes.name(id).to_vec(),
+            probe: node.parent == NONE && self.only_probes(id),
             link: node.flags & LINK != 0,
         }
     }

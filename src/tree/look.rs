@@ -71,15 +71,18 @@ impl<'a> Looker<'a> {
             name,
             files: (name.1, name.1),
             outcome: Outcome::Vanished,
+            listed: false,
             link: work.link,
         };
         match self.watch(work) {
             Ok((dir, identity, wd)) => {
                 found.outcome = Outcome::Watched { wd, identity };
                 if let Some(singles) = &work.singles {
+                    found.listed = true;
                     self.find_singles(&dir, singles);
                     found.files.1 = self.part.text.len();
-                } else if !(shared.known)(wd) && shared.is_first(wd) {
+                } else if !work.probe && !(shared.known)(wd) && shared.is_first(wd) {
+                    found.listed = true;
                     counts.watches.fetch_add(1, Ordering::Relaxed);
                     if let Err(error) = self.list(&dir, work) {
                         let code = error.raw_os_error().unwrap_or(libc::EIO);
@@ -241,6 +244,7 @@ impl<'a> Looker<'a> {
             link: below.link,
             wanted: below.wanted,
             singles: None,
+            probe: false,
             device: Some(identity.device),
         }));
         self.stack[place..].reverse();

@@ -13,7 +13,8 @@ use crate::sys::inotify::{InotifyFd, MarkerInode};
 /// What a marker of the tree's own says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// Whatever was renamed before has its other half before this, if it has one.
+    /// What was being renamed when this was set has its other half before this, if it has one. Other renames may have one
+    /// half before it and one behind.
     Partner,
     /// What comes from here on happened after the loss was noticed.
     Light,
@@ -49,8 +50,8 @@ struct State {
 }
 
 impl State {
-    /// Queues a marker. It is noted before the kernel can queue it.
-    fn mark(&mut self, inotify: &InotifyFd, note: impl FnOnce(&mut Self, i32)) -> io::Result<()> {
+    /// Queues a marker, and answers what it will be known by. It is noted before the kernel can queue it.
+    fn mark(&mut self, inotify: &InotifyFd, note: impl FnOnce(&mut Self, i32)) -> io::Result<i32> {
         let wd = match self.stored.take() {
             Some(wd) => wd,
             None => self.inode.watch(inotify)?,
@@ -58,7 +59,7 @@ impl State {
         note(self, wd);
         let marked = inotify.rm_watch(wd);
         self.stored = self.inode.watch(inotify).ok();
-        marked
+        marked.map(|()| wd)
     }
 }
 
@@ -88,10 +89,10 @@ impl Marks {
         if marked.is_err() {
             state.barriers.withdraw(number);
         }
-        marked.map(|()| number)
+        marked.map(|_| number)
     }
 
-    pub(super) fn set(&self, mark: Mark) -> io::Result<()> {
+    pub(super) fn set(&self, mark: Mark) -> io::Result<i32> {
         let state = &mut *self.lock();
         state.mark(&self.inotify, |state, wd| state.own.push_back((wd, mark)))
     }
@@ -99,11 +100,6 @@ impl Marks {
     /// A barrier that this marker overtakes: its own was lost.
     pub(super) fn overtaken_by(&self, wd: i32) -> Option<u64> {
         self.lock().barriers.overtaken_by(wd)
-    }
-
-    /// Whether this marker ends the search for the other half of a rename.
-    pub(super) fn is_partner(&self, wd: i32) -> bool {
-        self.lock().own.iter().any(|&own| own == (wd, Mark::Partner))
     }
 
     pub(super) fn arrived(&self, wd: i32) -> Meaning {

@@ -136,6 +136,11 @@ impl Nodes {
         })
     }
 
+    /// No directory was looked at by a session whose number is to be used again.
+    pub(super) fn forget_sessions(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.session = 0);
+    }
+
     /// Makes room for so many more at once.
     pub(super) fn reserve(&mut self, more: usize) {
         let Self {

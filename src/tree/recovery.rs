@@ -36,6 +36,11 @@ impl Tracker {
             *id = self.recognise(crawl, number, &found, &ids);
             ids[number] = *id;
         }
+        for id in &mut ids {
+            if *id != NONE && self.nodes.get(*id).state == State::Vacant {
+                *id = NONE;
+            }
+        }
         self.sweep(crawl, &ids, out);
         spare(out);
         for number in 0..crawl.len() {
@@ -46,6 +51,10 @@ impl Tracker {
                     let state = self.nodes.get(id).state;
                     self.nodes.get_mut(id).flags &= !CONFIRMED;
                     match (found.outcome, state) {
+                        (Outcome::Watched { .. } | Outcome::Unlisted { .. }, State::Watched) if !found.listed => {
+                            ids[number] = NONE;
+                            self.look_later(id);
+                        }
                         (Outcome::Watched { .. } | Outcome::Unlisted { .. }, State::Watched) => {
                             self.uncovered.remove(&id);
                             self.take_files(crawl, number, id, out);

@@ -125,32 +125,74 @@ impl Tracker {
     /// Leaves what was found where a root is to another root that has its path, and may not have been told of it. Once only:
     /// if it is found again, a session later, nobody tells.
     pub(super) fn leave(&mut self, root: Id, wd: i32, again: bool) -> bool {
-        let path = Path::new(OsStr::from_bytes(self.nodes.name(root)));
-        let ways = self.roots.iter().filter_map(|other| {
-            let is_other = other.node != root && other.file.is_none();
-            let way = path.strip_prefix(OsStr::from_bytes(&other.path)).ok();
-            way.filter(|_| is_other).map(|way| self.is_pending_on(other.node, way))
-        });
-        let leaves = !self.silent && ways.into_iter().any(|pending| pending || !again);
+        let leaves = !self.silent && self.outer(root).is_some_and(|unsettled| unsettled || !again);
         for known in self.roots.iter_mut().filter(|known| known.node == root && leaves) {
             known.left = Some(wd);
         }
         leaves
     }
 
-    /// Whether a directory on this way down is to be looked at.
-    fn is_pending_on(&self, root: Id, way: &Path) -> bool {
-        let below = way.iter().scan(Some(root), |at, name| {
-            *at = self.nodes.child((*at)?, name.as_bytes());
-            *at
-        });
-        std::iter::once(root)
-            .chain(below)
-            .any(|id| self.nodes.get(id).state == State::Pending)
+    /// Whether what is found where a root is will be left, or is covered already: then it is not listed.
+    pub(super) fn only_probes(&self, root: Id) -> bool {
+        let mut known = self.roots.iter().filter(|known| known.node == root);
+        let Some(known) = known.next().filter(|_| !self.silent) else {
+            return false;
+        };
+        match self.nodes.get(root).state {
+            State::Watched => false,
+            _ if known.within.is_some() => true,
+            _ => self
+                .outer(root)
+                .is_some_and(|unsettled| unsettled || known.left.is_none()),
+        }
     }
 
-    /// Whether what was found where a root is was left there before. It stays watched until then, which tells it from
-    /// another that was given its inode.
+    /// If the path of a root is below that of another: whether what is on the way down is still to be looked at, or has been
+    /// in this session.
+    fn outer(&self, root: Id) -> Option<bool> {
+        let unsettled = |id: Id| self.nodes.get(id).state == State::Pending || self.is_fresh(id);
+        self.ways(root)
+            .map(|way| way.into_iter().any(unsettled))
+            .reduce(|one, other| one | other)
+    }
+
+    /// What is known of the ways down to a root from others above it.
+    fn ways(&self, root: Id) -> impl Iterator<Item = Vec<Id>> {
+        let path = Path::new(OsStr::from_bytes(self.nodes.name(root)));
+        let others = self
+            .roots
+            .iter()
+            .filter(move |other| other.node != root && other.file.is_none());
+        others.filter_map(move |other| {
+            let names = path.strip_prefix(OsStr::from_bytes(&other.path)).ok()?;
+            let below = names.iter().scan(other.node, |at, name| {
+                *at = self.nodes.child(*at, name.as_bytes())?;
+                Some(*at)
+            });
+            Some(std::iter::once(other.node).chain(below).collect())
+        })
+    }
+
+    /// The directories whose events will tell of what was left, as far as they are known.
+    pub(super) fn tellers(&self) -> Vec<Id> {
+        let left = self.roots.iter().filter(|root| root.left.is_some());
+        left.flat_map(|root| self.ways(root.node))
+            .filter_map(|way| way.last().copied())
+            .collect()
+    }
+
+    /// Whether this session has found something where a root is that is to be looked at again.
+    pub(super) fn is_found(&self, root: Id) -> bool {
+        let left = || {
+            self.roots
+                .iter()
+                .any(|known| known.node == root && known.left.is_some())
+        };
+        let found = |&(id, outcome): &(Id, Outcome)| id == root && outcome.wd().is_some();
+        left() || self.left_over.iter().any(found)
+    }
+
+    /// Whether what was found where a root is was left there before. Its watch tells it from another that was given its inode.
     pub(super) fn was_left(&mut self, root: Id, found: Outcome) -> bool {
         let known = self.roots.iter_mut().filter(|known| known.node == root);
         let Some(left) = known.filter_map(|known| known.left.take()).last() else {

@@ -40,7 +40,11 @@ impl Tracker {
 
     pub(super) fn begin_session(&mut self, names_known: bool) {
         // 0 says that there is none.
-        self.last_session = self.last_session.checked_add(1).unwrap_or(1);
+        self.last_session = self.last_session.checked_add(1).unwrap_or_else(|| {
+            // Nothing that was looked at long ago is to be taken for new.
+            self.nodes.forget_sessions();
+            1
+        });
         self.session = self.last_session;
         self.names_known = names_known;
         (self.changed, self.stirred, self.remounted) = (false, false, false);
@@ -190,11 +194,14 @@ impl Tracker {
                         ids[number] = NONE;
                         return;
                     }
-                    None if found.node == id && self.leave(id, wd, again) => {
-                        self.look_again(id);
-                        self.stirred = true;
+                    None if found.node == id && self.leave(id, wd, again && found.listed) => {
                         ids[number] = NONE;
-                        return;
+                        return self.look_later(id);
+                    }
+                    None if !found.listed => {
+                        self.release(found.outcome);
+                        ids[number] = NONE;
+                        return self.look_later(id);
                     }
                     _ => self.nodes.watch(id, wd),
                 }
@@ -230,6 +237,12 @@ impl Tracker {
             }
             Outcome::Vanished | Outcome::Lost => self.left_over.push((id, found.outcome)),
         }
+    }
+
+    /// What was found does not say what is in it. Barriers wait.
+    pub(super) fn look_later(&mut self, id: Id) {
+        self.look_again(id);
+        self.stirred = true;
     }
 
     /// What was watched here before is not what is here now, and that was not reported.

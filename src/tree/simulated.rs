@@ -220,6 +220,7 @@ impl Disk {
                 name,
                 files: (name.1, name.1),
                 outcome: Outcome::Vanished,
+                listed: false,
                 link: false,
             };
             if let Some(ino) = place.filter(|&ino| self.is_dir(ino)) {
@@ -229,6 +230,7 @@ impl Disk {
                     identity: identity(ino),
                 };
                 if !known(wd) {
+                    found.listed = true;
                     for (name, below) in self.entries(ino).clone() {
                         if self.is_dir(below) {
                             to_do.push_back((next, number, NONE, name.into(), Some(below)));

@@ -101,7 +101,7 @@ impl Worker {
 
     pub(super) fn mark(&mut self, mark: Mark) {
         match self.shared.marks.set(mark) {
-            Ok(()) => self.refused = 0,
+            Ok(_) => self.refused = 0,
             Err(error) => {
                 self.crowded = error.raw_os_error() == Some(libc::ENOSPC);
                 self.unmarked.push(mark);
@@ -185,6 +185,9 @@ impl Worker {
         }
         self.take_in(&found, &mut draft, false);
         self.hand_on(None, draft);
+        for dir in self.tracker.tellers() {
+            self.wait_for_change(dir);
+        }
         self.mark(Mark::Session);
         if reports {
             // Whatever comes is reported, so there is no need to wait for a certain place; and nobody takes it before.
@@ -209,7 +212,9 @@ impl Worker {
         add_one(&self.shared.figures.sessions);
         let nodes = &self.tracker.nodes;
         let known = |wd| !all && nodes.by_wd(wd).is_some();
-        crawl(&jobs, manner, &self.inotify, &self.shared.counts, &known)
+        let counts = &self.shared.counts;
+        let cancelled = (!self.opened).then_some(&*counts.cancelled);
+        crawl(&jobs, manner, &self.inotify, counts, cancelled, &known)
     }
 
     /// Makes what was found part of the tree, and hands on what is reported of it in batches of a reasonable size.
@@ -250,6 +255,7 @@ impl Worker {
     pub(super) fn overflowed(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
         self.shared.marks.overflowed();
         self.unmarked.clear();
+        self.search_ends.clear();
         self.mounts.forget();
         if !self.tracker.silent {
             draft.overflow();

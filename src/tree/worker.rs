@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::ahead::Ahead;
 use super::batch::{Draft, Memory, Shelf, TreeBatch};
 use super::crawl::{Counts, Manner};
+use super::halves::SearchEnd;
 use super::marks::{Mark, Marks, Meaning};
 use super::mounts::Mounts;
 use super::nodes::State;
@@ -80,7 +81,9 @@ pub(super) struct Worker {
     pub(super) mounts: Mounts,
     /// Watches of directories in which missing roots may appear.
     pub(super) awaiting: Vec<i32>,
-    /// The search for the other half of a rename is to end at a marker that has passed.
+    /// Where the search for the other half of a rename ends.
+    pub(super) search_ends: Vec<SearchEnd>,
+    /// Markers that could not be set.
     pub(super) unmarked: Vec<Mark>,
     /// There was no room for the watch that those need.
     pub(super) crowded: bool,
@@ -123,6 +126,7 @@ impl Worker {
             delayed: 0,
             mounts: Mounts::new(),
             awaiting: Vec::new(),
+            search_ends: Vec::new(),
             unmarked: Vec::new(),
             crowded: false,
             retry: false,
@@ -315,7 +319,8 @@ impl Worker {
             Meaning::Mark(Mark::Light) => self.tracker.shadow = false,
             Meaning::Mark(Mark::Session) => self.end_session(draft),
             Meaning::Mark(Mark::Mounts) => self.look_at_mounts(true, draft),
-            Meaning::Mark(Mark::Partner) | Meaning::Nothing => {}
+            Meaning::Mark(Mark::Partner) => self.search_ends.retain(|end| end.marker != wd),
+            Meaning::Nothing => {}
         }
     }
 
@@ -412,7 +417,7 @@ impl Worker {
         }
         let failed = |root: &Root| match self.tracker.nodes.get(root.node).state {
             State::Watched | State::Filtered => None,
-            State::Pending if root.left.is_some() => None,
+            State::Pending if self.tracker.is_found(root.node) => None,
             _ => {
                 let error = self.tracker.uncovered.get(&root.node);
                 let missing = error.is_none_or(|error| error.kind() == ErrorKind::NotFound);

@@ -179,6 +179,19 @@ fn opening_can_be_cancelled_and_tells_how_far_it_is() {
 }
 
 #[test]
+fn a_tree_that_is_open_is_not_cancelled_any_more() {
+    let dir = tempdir().unwrap();
+    let cancel = ringwatch::tree::Cancel::new();
+    let mut watched = Watched::new(Tree::builder(dir.path()).cancel(&cancel).open().unwrap());
+    cancel.cancel();
+    fs::create_dir_all(dir.path().join("a/b")).unwrap();
+    fs::write(dir.path().join("a/b/file"), "").unwrap();
+    let made = ["a", "a/b", "a/b/file"].map(|path| dir.path().join(path));
+    assert_eq!(paths(&watched.changes(), Mask::CREATE), made);
+    assert_watched_exactly(dir.path());
+}
+
+#[test]
 fn what_is_made_where_nobody_may_look_is_said_and_covered_when_permission_is_given_back() {
     let dir = tempdir().unwrap();
     mode(dir.path(), 0o777);

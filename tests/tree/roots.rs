@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ringwatch::tree::{OwnedChange, Tree, TreeBuilder};
+use ringwatch::tree::{OwnedChange, Recovery, Tree, TreeBuilder};
 use ringwatch::{ErrorKind, Mask};
 use tempfile::{TempDir, tempdir};
 
 use crate::model::Watched;
 use crate::scenarios::{assert_watched_exactly, paths};
-use crate::support;
 use crate::support::child::without_capabilities;
+use crate::support::{self, Flood, queue_limit};
 
 fn place() -> (TempDir, PathBuf) {
     let dir = tempdir().expect("a directory");
@@ -69,6 +69,65 @@ fn roots_in_one_another_are_reported_as_one_tree() {
         );
         watched.settle();
         assert_watched_exactly(&place);
+    }
+}
+
+#[test]
+fn a_root_in_another_that_leaves_it_out_is_told_of_behind_its_directory() {
+    let (_dir, place) = place();
+    let inner = place.join("a/b");
+    fs::create_dir_all(inner.join("c")).unwrap();
+    // What is listed and not taken is let go of before the next look.
+    (0..400).for_each(|number| fs::create_dir(place.join(format!("a/{number}"))).unwrap());
+    for roots in [
+        [&place, &place.join("a"), &inner],
+        [&inner, &place.join("a"), &place],
+        [&place.join("a"), &inner, &place],
+    ] {
+        let builder = Tree::builder(roots[0]).root(roots[1]).root(roots[2]);
+        let builder = builder.filter(|dir| dir != Path::new("a")).report_existing(true);
+        let mut watched = watch(builder);
+        let mut made = made(&mut watched);
+        made.retain(|path| path.starts_with(&inner) || inner.starts_with(path));
+        assert_eq!(made, [place.join("a"), inner.clone(), inner.join("c")], "{roots:?}");
+        watched.settle();
+        assert_watched_exactly(&place);
+    }
+}
+
+/// What is listed under one of them is not listed under the other.
+#[test]
+fn roots_in_one_another_are_covered_where_links_are_followed() {
+    let (_dir, place) = place();
+    let inner = place.join("a");
+    fs::create_dir_all(inner.join("deep")).unwrap();
+    fs::write(inner.join("deep/file"), "").unwrap();
+    for report in [true, false] {
+        for (first, second) in [(&place, &inner), (&inner, &place)] {
+            let mut flood = Flood::new(first);
+            let builder = Tree::builder(first).root(second).follow_symlinks(true);
+            let builder = builder.recovery(Recovery::Diff).buffers(2).buffer_size(4096);
+            let mut watched = watch(builder.report_existing(report));
+            let expected = [inner.clone(), inner.join("deep"), inner.join("deep/file")];
+            let made_first = made(&mut watched);
+            let told: Vec<_> = expected.iter().filter(|path| made_first.contains(path)).collect();
+            assert_eq!(told.len(), if report { 3 } else { 0 }, "{made_first:?}");
+            // Events are lost, and all is looked at again.
+            flood.cause(queue_limit() + 2_000);
+            let changes = watched.changes();
+            assert!(changes.iter().any(OwnedChange::is_overflow));
+            let (made, gone) = (paths(&changes, Mask::CREATE), paths(&changes, Mask::DELETE));
+            for path in &expected {
+                let count = |all: &[PathBuf]| all.iter().filter(|one| *one == path).count();
+                assert_eq!(count(&made), count(&gone), "{path:?}");
+            }
+            watched.settle();
+            assert_watched_exactly(&place);
+            let late = inner.join("deep/late");
+            fs::write(&late, "").unwrap();
+            assert_eq!(paths(&watched.changes(), Mask::CREATE), [&*late]);
+            fs::remove_file(&late).unwrap();
+        }
     }
 }
 
