@@ -161,7 +161,11 @@ impl<'a> Watcher<'a> {
         if since >= most && is_at_its_end {
             return;
         }
-        let until = since + self.options.settle;
+        let pause = match self.burst.during_run {
+            true => self.rounds.pause(),
+            false => Duration::ZERO,
+        };
+        let until = since + self.options.settle + pause;
         let until = if self.git.is_at_work() { until } else { until.min(most) };
         let told = Told::NotAsked;
         self.settling = Some(Settling { since, until, told });
