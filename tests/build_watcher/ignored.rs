@@ -175,3 +175,23 @@ fn options_choose() {
         project.write(".git/config.lock", "x");
     });
 }
+
+#[test]
+fn what_was_asked_for_by_name_is_never_left_out() {
+    let project = Project::new();
+    project.write(".github/workflows/ci.yml", "");
+    project.write("target/made/one.rs", "");
+    let mut watcher = project.watch(&[".", ".github", "target"], "true");
+    watcher.runs_once(&["changed ci.yml", "changed main.rs", "changed one.rs"], || {
+        project.write(".github/workflows/ci.yml", "on: push");
+        project.write("target/made/one.rs", "x");
+        project.write(".cache", "x");
+        project.write("src/main.rs", "fn main() { }\n");
+    });
+    // It is waited for, and found.
+    project.rename(".github", "else");
+    watcher.await_event("finished");
+    project.write(".github/workflows/ci.yml", "on: push");
+    watcher.await_event("finished");
+    watcher.runs_once(&["changed ci.yml"], || project.write(".github/workflows/ci.yml", ""));
+}
