@@ -8,7 +8,11 @@ use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process_group, set_child_subreaper,
+    test_kill_process_group, wait, waitid, waitpgid,
+};
 
 use crate::guard::Guard;
 use crate::news::{Asked, News};
@@ -36,6 +40,12 @@ pub(crate) struct Run {
     pub(crate) outcome: Option<Outcome>,
     child: Child,
     group: Pid,
+}
+
+/// Has processes that have lost their parent come to us: not every first process of a container looks after them. Where
+/// that is refused, others will.
+pub(crate) fn adopt() {
+    let _ = set_child_subreaper(Some(getpid()));
 }
 
 impl Run {
@@ -94,6 +104,8 @@ impl Run {
             ended = self.wait_until_gone(Duration::from_secs(2), || false);
         }
         guard.release();
+        // What had left the group, and has ended since.
+        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
         ended
     }
 
@@ -101,10 +113,13 @@ impl Run {
         let begun = Instant::now();
         let mut pause = Duration::from_micros(100);
         loop {
-            // The zombie counts as one of the group.
+            // Zombies count as some of the group; the orphans among them come to us.
             let reaped = !matches!(self.child.try_wait(), Ok(None));
-            if reaped && test_kill_process_group(self.group) == Err(rustix::io::Errno::SRCH) {
-                return true;
+            if reaped {
+                while let Ok(Some(_)) = waitpgid(self.group, WaitOptions::NOHANG) {}
+                if test_kill_process_group(self.group) == Err(Errno::SRCH) {
+                    return true;
+                }
             }
             if begun.elapsed() >= most || hurried() {
                 return false;

@@ -11,7 +11,7 @@ use ringwatch::Barrier;
 use ringwatch::tree::Tree;
 
 use crate::burst::{Burst, Effects, Step};
-use crate::command::{Outcome, Run};
+use crate::command::{self, Outcome, Run};
 use crate::git::{self, Git};
 use crate::guard::Guard;
 use crate::news::{Asked, News};
@@ -77,6 +77,7 @@ impl<'a> Watcher<'a> {
         (tell, news): (SyncSender<News>, Receiver<News>),
         asked: Arc<Asked>,
     ) -> std::io::Result<Self> {
+        command::adopt();
         Ok(Self {
             git: Git::around(scope.roots()),
             guard: Guard::new(options.grace)?,
