@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::SyncSender;
 use std::thread;
@@ -52,6 +53,7 @@ impl Run {
     /// Starts the command. Its end is told as news.
     pub(crate) fn start(
         number: u64,
+        base: &Path,
         words: &[OsString],
         variables: Vec<(&str, OsString)>,
         own_output: bool,
@@ -59,7 +61,7 @@ impl Run {
         news: SyncSender<News>,
     ) -> io::Result<Self> {
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).envs(variables);
+        command.args(&words[1..]).envs(variables).current_dir(base);
         // It is not the terminal's foreground group, and would be stopped when it read from there.
         command.stdin(Stdio::null()).process_group(0);
         if !own_output {

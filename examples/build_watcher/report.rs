@@ -33,7 +33,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options, scope: &Scope) -> Self {
         Self {
             quiet: options.quiet || options.json,
             clear: options.clear && !options.json && io::stdout().is_terminal(),
@@ -44,7 +44,7 @@ impl Report {
                 .map(|word| quoted(&word.to_string_lossy()))
                 .collect::<Vec<_>>()
                 .join(" "),
-            base: std::env::current_dir().unwrap_or_default(),
+            base: scope.base.clone(),
         }
     }
 

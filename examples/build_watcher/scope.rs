@@ -12,6 +12,8 @@ use crate::options::Options;
 use crate::rules::Rules;
 
 pub(crate) struct Scope {
+    /// Where we were started, and the command is run: by its path, for it may be removed and made again.
+    pub(crate) base: PathBuf,
     dirs: Vec<PathBuf>,
     files: Vec<PathBuf>,
     pub(crate) rules: Rules,
@@ -29,7 +31,12 @@ impl Scope {
             }
         }
         let rules = Rules::new(options, &dirs, &base)?;
-        Ok(Self { dirs, files, rules })
+        Ok(Self {
+            base,
+            dirs,
+            files,
+            rules,
+        })
     }
 
     /// What was asked for.

@@ -28,6 +28,7 @@ const LEAD: Duration = Duration::from_millis(2);
 
 pub(crate) struct Watcher<'a> {
     options: &'a Options,
+    scope: &'a Scope,
     report: &'a Report,
     tree: &'a Tree,
     git: Git,
@@ -71,7 +72,7 @@ pub(crate) type Ended = Result<ExitCode, Box<dyn Error>>;
 impl<'a> Watcher<'a> {
     pub(crate) fn new(
         options: &'a Options,
-        scope: &Scope,
+        scope: &'a Scope,
         report: &'a Report,
         tree: &'a Tree,
         (tell, news): (SyncSender<News>, Receiver<News>),
@@ -90,6 +91,7 @@ impl<'a> Watcher<'a> {
             rounds: Rounds::default(),
             code: None,
             options,
+            scope,
             report,
             tree,
             news,
@@ -277,6 +279,7 @@ impl<'a> Watcher<'a> {
         let (words, own_output) = (&self.options.command, !self.options.json);
         match Run::start(
             self.runs,
+            &self.scope.base,
             words,
             variables,
             own_output,
@@ -288,7 +291,7 @@ impl<'a> Watcher<'a> {
                 self.run = Some(run);
             }
             Err(cause) => {
-                let (message, code) = crate::why_not_started(words, &cause);
+                let (message, code) = crate::why_not_started(&self.scope.base, words, &cause);
                 self.report.not_started(self.runs, &message);
                 self.code = self.options.once.then_some(code);
             }

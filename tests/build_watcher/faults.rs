@@ -1,6 +1,7 @@
 //! What is wrong is said in one line, with its remedy and a fitting exit code.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 use crate::project::Project;
@@ -53,6 +54,20 @@ fn faults_are_one_line_with_a_remedy() {
         let (code, text) = run(&project, arguments);
         assert_eq!(code, Some(2), "{text}");
     }
+}
+
+#[test]
+fn a_script_without_its_interpreter_is_not_said_to_be_missing() {
+    let project = Project::new();
+    let script = project.path("script");
+    fs::write(&script, "#!/no/such/interpreter\n").expect("written");
+    fs::set_permissions(script, PermissionsExt::from_mode(0o755)).expect("a mode");
+    let (code, text) = run(&project, &["--once", "--quiet", "--", "./script"]);
+    let line = "\"./script\" can't be run, though it is there; is the interpreter there that its first line names?";
+    assert_eq!(
+        (code, text.trim_start()),
+        (Some(126), format!("Failed {line}\n").as_str())
+    );
 }
 
 #[test]
