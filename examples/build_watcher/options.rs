@@ -89,6 +89,9 @@ pub(crate) enum OnBusy {
     Ignore,
 }
 
+/// More can't be added to every point in time, and means for ever.
+const LONGEST: Duration = Duration::from_secs(1 << 32);
+
 /// `50ms`, `1.5s`, `2m`.
 fn time(text: &str) -> Result<Duration, Box<dyn Error + Send + Sync>> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
@@ -98,5 +101,6 @@ fn time(text: &str) -> Result<Duration, Box<dyn Error + Send + Sync>> {
         "m" => 60.0,
         _ => return Err("write a number and ms, s or m, as in 50ms".into()),
     };
-    Ok(Duration::try_from_secs_f64(digits.trim().parse::<f64>()? * scale)?)
+    let time = Duration::try_from_secs_f64(digits.trim().parse::<f64>()? * scale)?;
+    Ok(time.min(LONGEST))
 }

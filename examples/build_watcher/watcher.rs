@@ -20,7 +20,7 @@ use crate::report::Report;
 use crate::rounds::{Rounds, Verdict};
 use crate::scope::Scope;
 
-/// A burst that does not end is cut off.
+/// A burst that does not end is cut off, so long after the first moment at which it could have settled.
 const LONGEST_BURST: Duration = Duration::from_secs(10);
 
 /// So long before the end of a burst we ask whether all was told, for the answer takes a moment.
@@ -156,7 +156,12 @@ impl<'a> Watcher<'a> {
         for step in steps {
             self.burst.add(step);
         }
-        let most = self.burst.first.map_or(since, |first| first + LONGEST_BURST);
+        let pause = match self.burst.during_run {
+            true => self.rounds.pause(),
+            false => Duration::ZERO,
+        };
+        let settle = self.options.settle + pause;
+        let most = self.burst.first.unwrap_or(since) + settle + LONGEST_BURST;
         let is_at_its_end = self
             .settling
             .as_ref()
@@ -164,11 +169,7 @@ impl<'a> Watcher<'a> {
         if since >= most && is_at_its_end {
             return;
         }
-        let pause = match self.burst.during_run {
-            true => self.rounds.pause(),
-            false => Duration::ZERO,
-        };
-        let until = since + self.options.settle + pause;
+        let until = since + settle;
         let until = if self.git.is_at_work() { until } else { until.min(most) };
         let told = Told::NotAsked;
         self.settling = Some(Settling { since, until, told });
