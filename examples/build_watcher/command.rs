@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::SyncSender;
@@ -26,6 +26,10 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    fn new(code: Option<i32>, signal: Option<i32>) -> Self {
+        code.map_or(Self::Killed(signal.unwrap_or_default()), Self::Exited)
+    }
+
     /// As a shell reports it.
     pub(crate) fn code(self) -> u8 {
         match self {
@@ -74,10 +78,7 @@ impl Run {
             // The process stays a zombie until the run is over, so its number is not given to another meanwhile.
             let ended = waitid(WaitId::Pid(group), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
             if let Ok(Some(status)) = ended {
-                let outcome = match status.exit_status() {
-                    Some(code) => Outcome::Exited(code),
-                    None => Outcome::Killed(status.terminating_signal().unwrap_or_default()),
-                };
+                let outcome = Outcome::new(status.exit_status(), status.terminating_signal());
                 // At the end of the program, nobody asks.
                 let _ = news.send(News::Finished(number, outcome));
             }
@@ -96,7 +97,7 @@ impl Run {
     }
 
     /// Ends whatever is left of the group: asks it to, and after a time of grace kills it. False if that was in vain.
-    pub(crate) fn end(mut self, grace: Duration, asked: &Asked, guard: &mut Guard) -> bool {
+    pub(crate) fn end(&mut self, grace: Duration, asked: &Asked, guard: &mut Guard) -> bool {
         let _ = kill_process_group(self.group, Signal::TERM);
         // A stopped process would hear of it only when it goes on.
         let _ = kill_process_group(self.group, Signal::CONT);
@@ -116,8 +117,11 @@ impl Run {
         let mut pause = Duration::from_micros(100);
         loop {
             // Zombies count as some of the group; the orphans among them come to us.
-            let reaped = !matches!(self.child.try_wait(), Ok(None));
-            if reaped {
+            let ended = self.child.try_wait();
+            if let Ok(Some(status)) = &ended {
+                self.outcome.get_or_insert(Outcome::new(status.code(), status.signal()));
+            }
+            if !matches!(ended, Ok(None)) {
                 while let Ok(Some(_)) = waitpgid(self.group, WaitOptions::NOHANG) {}
                 if test_kill_process_group(self.group) == Err(Errno::SRCH) {
                     return true;

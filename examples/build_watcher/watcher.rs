@@ -257,7 +257,7 @@ impl<'a> Watcher<'a> {
         run.outcome = Some(outcome);
         // First of all, for what is done by those who read the report is not done by the run.
         self.end_of_run = Some(self.tree.barrier()?);
-        self.report.finished(number, outcome, run.started.elapsed());
+        self.report.finished(number, outcome, run.started.elapsed(), false);
         if self.options.once {
             self.code = Some(outcome.code());
         } else if let Some((reason, effects)) = self.queued.take() {
@@ -301,10 +301,13 @@ impl<'a> Watcher<'a> {
 
     fn end_run(&mut self) {
         self.end_of_run = None;
-        if let Some(run) = self.run.take()
-            && !run.end(self.options.grace, &self.asked, &mut self.guard)
-        {
-            self.report.not_ended();
+        let Some(mut run) = self.run.take() else { return };
+        let was_busy = run.outcome.is_none();
+        if !run.end(self.options.grace, &self.asked, &mut self.guard) {
+            self.report.left(run.number);
+        }
+        if let Some(outcome) = run.outcome.filter(|_| was_busy) {
+            self.report.finished(run.number, outcome, run.started.elapsed(), true);
         }
     }
 }

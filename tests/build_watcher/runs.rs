@@ -13,8 +13,19 @@ fn restart_ends_the_run_and_begins_another() {
     project.write("src/main.rs", "fn main() { }\n");
     assert_eq!(watcher.next()["event"], "settled");
     assert_eq!(watcher.next()["event"], "restart");
+    let finished = watcher.next();
+    assert_eq!(
+        (&finished["event"], &finished["run"], &finished["signal"]),
+        (&"finished".into(), &1.into(), &15.into())
+    );
     assert_eq!(watcher.next()["event"], "started");
     wait_until("the second run", || project.lines() == ["start", "change"]);
+    watcher.signal(libc::SIGINT);
+    let finished = watcher.next();
+    assert_eq!(
+        (&finished["event"], &finished["run"], &finished["signal"]),
+        (&"finished".into(), &2.into(), &15.into())
+    );
 }
 
 #[test]
