@@ -47,6 +47,24 @@ pub(crate) struct Run {
     group: Pid,
 }
 
+/// Tells of the end of a run, and once that it was stopped, as by the terminal, for it is not in its foreground.
+fn hear(leader: Pid, number: u64, news: &SyncSender<News>) {
+    // The process stays a zombie until the run is over, so its number is not given to another meanwhile.
+    let mut events = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+    while let Ok(Some(status)) = waitid(WaitId::Pid(leader), events) {
+        let stopped = status.stopping_signal();
+        let news_of_it = match stopped {
+            None => News::Finished(number, Outcome::new(status.exit_status(), status.terminating_signal())),
+            Some(signal) => News::Stopped(number, signal),
+        };
+        // At the end of the program, nobody asks.
+        if news.send(news_of_it).is_err() || stopped.is_none() {
+            return;
+        }
+        events.remove(WaitIdOptions::STOPPED);
+    }
+}
+
 /// Has processes that have lost their parent come to us: not every first process of a container looks after them. Where
 /// that is refused, others will.
 pub(crate) fn adopt() {
@@ -74,15 +92,7 @@ impl Run {
         guard.protect(&mut command)?;
         let child = command.spawn()?;
         let group = Pid::from_child(&child);
-        thread::spawn(move || {
-            // The process stays a zombie until the run is over, so its number is not given to another meanwhile.
-            let ended = waitid(WaitId::Pid(group), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
-            if let Ok(Some(status)) = ended {
-                let outcome = Outcome::new(status.exit_status(), status.terminating_signal());
-                // At the end of the program, nobody asks.
-                let _ = news.send(News::Finished(number, outcome));
-            }
-        });
+        thread::spawn(move || hear(group, number, &news));
         Ok(Self {
             number,
             started: Instant::now(),

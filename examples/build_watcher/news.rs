@@ -26,6 +26,8 @@ pub(crate) enum News {
     Failed(Error),
     /// The run of this number has ended.
     Finished(u64, Outcome),
+    /// It was stopped, by this signal.
+    Stopped(u64, i32),
     /// [`Asked`] says what for.
     Signal,
 }

@@ -9,6 +9,7 @@ use anstyle::{AnsiColor, Style};
 use ringwatch::tree::{Tree, TreeStats, Uncovered};
 use ringwatch::{Error, Limits};
 use serde_json::json;
+use signal_hook::consts::{SIGTTIN, SIGTTOU};
 
 use crate::burst::{Effect, Effects};
 use crate::command::Outcome;
@@ -155,6 +156,15 @@ impl Report {
     pub(crate) fn not_started(&self, run: u64, cause: &str) {
         self.warn("Failed", cause);
         self.event(|| json!({"event": "failed", "run": run, "error": cause}));
+    }
+
+    pub(crate) fn stopped(&self, run: u64, signal: i32) {
+        let why = match signal {
+            SIGTTIN | SIGTTOU => "it wants the terminal, which it can't have here",
+            _ => "somebody has stopped it; it goes on with SIGCONT",
+        };
+        self.warn("Stopped", format_args!("{}: {why}", self.command));
+        self.event(|| json!({"event": "stopped", "run": run, "signal": signal}));
     }
 
     /// By itself, or because we have asked it to end: then it has not gone wrong.

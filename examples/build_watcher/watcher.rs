@@ -143,6 +143,7 @@ impl<'a> Watcher<'a> {
             Ok(News::Barrier(barrier)) => self.passed(barrier),
             Ok(News::Uncovered(error)) => self.report.uncovered(&error),
             Ok(News::Finished(number, outcome)) => self.finished(number, outcome)?,
+            Ok(News::Stopped(number, signal)) => self.report.stopped(number, signal),
             Ok(News::Signal) => {}
             Ok(News::Failed(error)) => return Err(error.into()),
             Err(_) => self.quiet()?,
