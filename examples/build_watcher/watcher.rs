@@ -1,5 +1,6 @@
 //! What follows from what: changes settle, the command is run, ended, run again.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use ringwatch::Barrier;
 use ringwatch::tree::Tree;
 
-use crate::burst::{Burst, Effects, Step};
+use crate::burst::{Burst, Effect, Effects, Step};
 use crate::command::{self, Outcome, Run};
 use crate::git::{self, Git};
 use crate::guard::Guard;
@@ -317,8 +318,14 @@ impl<'a> Watcher<'a> {
 /// are those with a line break in them, which would pass for two.
 fn variables(run: u64, reason: &str, effects: &Effects) -> Vec<(&'static str, OsString)> {
     const MOST: usize = 64 * 1024;
+    // Of a rename, what was there before has changed too.
+    let changed = effects.iter().flat_map(|(path, effect)| match effect {
+        Effect::RenamedFrom(from) => vec![from, path],
+        _ => vec![path],
+    });
+    let changed: BTreeSet<_> = changed.collect();
     let mut paths = OsString::new();
-    for path in effects.keys() {
+    for path in &changed {
         if path.as_os_str().as_encoded_bytes().contains(&b'\n') {
             continue;
         }
@@ -333,7 +340,7 @@ fn variables(run: u64, reason: &str, effects: &Effects) -> Vec<(&'static str, Os
     vec![
         ("BUILD_WATCHER_RUN", run.to_string().into()),
         ("BUILD_WATCHER_REASON", reason.into()),
-        ("BUILD_WATCHER_COUNT", effects.len().to_string().into()),
+        ("BUILD_WATCHER_COUNT", changed.len().to_string().into()),
         ("BUILD_WATCHER_PATHS", paths),
     ]
 }

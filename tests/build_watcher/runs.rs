@@ -127,5 +127,10 @@ fn the_command_learns_what_changed() {
     let part = project.path("src/part").canonicalize().expect("a path");
     let (first, second) = (part.join("mod.rs"), part.join("more.rs"));
     let expected = format!("2: {}\n{}\n", first.display(), second.display());
+    assert_eq!(std::fs::read_to_string(&told).expect("written"), expected);
+    watcher.runs_once(&["renamed mod.rs other.rs"], || {
+        project.rename("src/part/mod.rs", "src/part/other.rs")
+    });
+    let expected = format!("2: {}\n{}\n", first.display(), part.join("other.rs").display());
     assert_eq!(std::fs::read_to_string(told).expect("written"), expected);
 }
