@@ -46,6 +46,8 @@ struct Entry {
     before: Option<bool>,
     now: bool,
     is_dir: bool,
+    /// Of a directory: its metadata was. Else it was put back.
+    is_written: bool,
     from: Option<PathBuf>,
 }
 
@@ -78,9 +80,11 @@ impl Burst {
             before,
             now: false,
             is_dir,
+            is_written: false,
             from: None,
         });
         entry.is_dir = is_dir;
+        entry.is_written |= matches!(kind, Kind::Written);
         entry.now = !matches!(kind, Kind::Removed);
         entry.from = match kind {
             Kind::Written | Kind::Removed => entry.from.take(),
@@ -111,7 +115,7 @@ impl Burst {
     fn effect(&self, entry: &Entry) -> Option<Effect> {
         match (entry.before, entry.now) {
             (Some(false), false) => None,
-            (Some(true), true) if entry.is_dir => None,
+            (Some(true), true) if entry.is_dir && !entry.is_written => None,
             (_, true) if entry.from.as_ref().is_some_and(|from| !self.is_there(from)) => {
                 entry.from.clone().map(Effect::RenamedFrom)
             }

@@ -2,13 +2,18 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process_group, set_child_subreaper,
+    test_kill_process_group, wait, waitid, waitpgid,
+};
 
 use crate::guard::Guard;
 use crate::news::{Asked, News};
@@ -21,6 +26,10 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    fn new(code: Option<i32>, signal: Option<i32>) -> Self {
+        code.map_or(Self::Killed(signal.unwrap_or_default()), Self::Exited)
+    }
+
     /// As a shell reports it.
     pub(crate) fn code(self) -> u8 {
         match self {
@@ -38,10 +47,35 @@ pub(crate) struct Run {
     group: Pid,
 }
 
+/// Tells of the end of a run, and once that it was stopped, as by the terminal, for it is not in its foreground.
+fn hear(leader: Pid, number: u64, news: &SyncSender<News>) {
+    // The process stays a zombie until the run is over, so its number is not given to another meanwhile.
+    let mut events = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+    while let Ok(Some(status)) = waitid(WaitId::Pid(leader), events) {
+        let stopped = status.stopping_signal();
+        let news_of_it = match stopped {
+            None => News::Finished(number, Outcome::new(status.exit_status(), status.terminating_signal())),
+            Some(signal) => News::Stopped(number, signal),
+        };
+        // At the end of the program, nobody asks.
+        if news.send(news_of_it).is_err() || stopped.is_none() {
+            return;
+        }
+        events.remove(WaitIdOptions::STOPPED);
+    }
+}
+
+/// Has processes that have lost their parent come to us: not every first process of a container looks after them. Where
+/// that is refused, others will.
+pub(crate) fn adopt() {
+    let _ = set_child_subreaper(Some(getpid()));
+}
+
 impl Run {
     /// Starts the command. Its end is told as news.
     pub(crate) fn start(
         number: u64,
+        base: &Path,
         words: &[OsString],
         variables: Vec<(&str, OsString)>,
         own_output: bool,
@@ -49,7 +83,7 @@ impl Run {
         news: SyncSender<News>,
     ) -> io::Result<Self> {
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).envs(variables);
+        command.args(&words[1..]).envs(variables).current_dir(base);
         // It is not the terminal's foreground group, and would be stopped when it read from there.
         command.stdin(Stdio::null()).process_group(0);
         if !own_output {
@@ -58,18 +92,7 @@ impl Run {
         guard.protect(&mut command)?;
         let child = command.spawn()?;
         let group = Pid::from_child(&child);
-        thread::spawn(move || {
-            // The process stays a zombie until the run is over, so its number is not given to another meanwhile.
-            let ended = waitid(WaitId::Pid(group), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
-            if let Ok(Some(status)) = ended {
-                let outcome = match status.exit_status() {
-                    Some(code) => Outcome::Exited(code),
-                    None => Outcome::Killed(status.terminating_signal().unwrap_or_default()),
-                };
-                // At the end of the program, nobody asks.
-                let _ = news.send(News::Finished(number, outcome));
-            }
-        });
+        thread::spawn(move || hear(group, number, &news));
         Ok(Self {
             number,
             started: Instant::now(),
@@ -84,7 +107,7 @@ impl Run {
     }
 
     /// Ends whatever is left of the group: asks it to, and after a time of grace kills it. False if that was in vain.
-    pub(crate) fn end(mut self, grace: Duration, asked: &Asked, guard: &mut Guard) -> bool {
+    pub(crate) fn end(&mut self, grace: Duration, asked: &Asked, guard: &mut Guard) -> bool {
         let _ = kill_process_group(self.group, Signal::TERM);
         // A stopped process would hear of it only when it goes on.
         let _ = kill_process_group(self.group, Signal::CONT);
@@ -94,6 +117,8 @@ impl Run {
             ended = self.wait_until_gone(Duration::from_secs(2), || false);
         }
         guard.release();
+        // What had left the group, and has ended since.
+        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
         ended
     }
 
@@ -101,10 +126,16 @@ impl Run {
         let begun = Instant::now();
         let mut pause = Duration::from_micros(100);
         loop {
-            // The zombie counts as one of the group.
-            let reaped = !matches!(self.child.try_wait(), Ok(None));
-            if reaped && test_kill_process_group(self.group) == Err(rustix::io::Errno::SRCH) {
-                return true;
+            // Zombies count as some of the group; the orphans among them come to us.
+            let ended = self.child.try_wait();
+            if let Ok(Some(status)) = &ended {
+                self.outcome.get_or_insert(Outcome::new(status.code(), status.signal()));
+            }
+            if !matches!(ended, Ok(None)) {
+                while let Ok(Some(_)) = waitpgid(self.group, WaitOptions::NOHANG) {}
+                if test_kill_process_group(self.group) == Err(Errno::SRCH) {
+                    return true;
+                }
             }
             if begun.elapsed() >= most || hurried() {
                 return false;

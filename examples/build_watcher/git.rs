@@ -20,13 +20,21 @@ impl Git {
         Self(roots.filter_map(find).collect())
     }
 
-    /// Holds during a checkout, a stash, a merge; and during a rebase, unless it has stopped to ask.
+    /// Holds while git changes the index and with it the work tree, as a checkout does; and between the steps of a rebase
+    /// or of `git am`, which keep what is to be done in a directory. Where that is not touched any more, they have stopped
+    /// to ask, or a step takes long. Between the steps of other operations nothing tells, as in a stash; they are short.
     pub(crate) fn is_at_work(&self) -> bool {
         self.0.iter().any(|git| {
-            let has = |name: &str| git.join(name).exists();
-            has("index.lock") || has("rebase-merge") && !has("rebase-merge/stopped-sha")
+            let is_fresh = |name: &str| was_touched(&git.join(name)).is_some_and(|before| before < PATIENCE);
+            let stopped = || git.join("rebase-merge/stopped-sha").exists();
+            git.join("index.lock").exists() || is_fresh("rebase-apply") || is_fresh("rebase-merge") && !stopped()
         })
     }
+}
+
+/// How long ago something was made or removed in a directory.
+fn was_touched(dir: &Path) -> Option<Duration> {
+    dir.metadata().ok()?.modified().ok()?.elapsed().ok()
 }
 
 /// What a repository ignores beside what its work tree says. Work trees that were added share it.

@@ -43,7 +43,8 @@ impl Guard {
     /// Has the command put itself under guard when it starts.
     #[allow(unsafe_code, reason = "what a process does between fork and exec is unsafe to say")]
     pub(crate) fn protect(&mut self, command: &mut Command) -> io::Result<()> {
-        if self.child.try_wait()?.is_some() {
+        // Or it has been waited for, as one of many.
+        if !matches!(self.child.try_wait(), Ok(None)) {
             *self = Self::new(self.grace)?;
         }
         let pipe = rustix::io::fcntl_dupfd_cloexec(&self.pipe, 0)?;

@@ -62,8 +62,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if let Err(cause) = find(Path::new(&options.command[0])) {
-        let (message, code) = why_not_started(&options.command, &cause);
+    if let Err(cause) = find(&scope.base, Path::new(&options.command[0])) {
+        let (message, code) = why_not_started(&scope.base, &options.command, &cause);
         fail(message);
         return ExitCode::from(code);
     }
@@ -74,6 +74,8 @@ fn main() -> ExitCode {
 }
 
 fn watch(options: &Options, scope: &Arc<Scope>) -> watcher::Ended {
+    // Of a directory that somebody is in, the kernel does not say that it was removed.
+    env::set_current_dir("/")?;
     let (tell, news) = sync_channel(QUEUE);
     let asked = Arc::new(Asked::default());
     let cancel = Cancel::new();
@@ -89,7 +91,7 @@ fn watch(options: &Options, scope: &Arc<Scope>) -> watcher::Ended {
     news::read(&tree, Arc::clone(scope), tell.clone())?;
     let uncovered = scope.uncovered(&tree);
     check(&uncovered, scope)?;
-    let report = Report::new(options);
+    let report = Report::new(options, scope);
     report.ready(&tree, scope, &uncovered, begun.elapsed());
     let ended = Watcher::new(options, scope, &report, &tree, (tell, news), asked)?.watch();
     if options.stats {
@@ -153,7 +155,7 @@ fn show(line: &ProgressBar, progress: &Progress) {
 }
 
 /// Whether a command of this name can be run, as `execvp` looks for it.
-fn find(name: &Path) -> io::Result<()> {
+fn find(base: &Path, name: &Path) -> io::Result<()> {
     let is_path = name.components().count() > 1 || name.is_absolute();
     let dirs = if is_path {
         OsString::new()
@@ -162,7 +164,7 @@ fn find(name: &Path) -> io::Result<()> {
     };
     let mut fault = io::ErrorKind::NotFound;
     for dir in env::split_paths(&dirs).chain(is_path.then(PathBuf::new)) {
-        match dir.join(name).metadata() {
+        match base.join(dir).join(name).metadata() {
             Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => return Ok(()),
             Ok(_) => fault = io::ErrorKind::PermissionDenied,
             Err(_) => {}
@@ -172,9 +174,20 @@ fn find(name: &Path) -> io::Result<()> {
 }
 
 /// A line that names the remedy, and the exit code that shells use.
-fn why_not_started(command: &[OsString], cause: &io::Error) -> (String, u8) {
+fn why_not_started(base: &Path, command: &[OsString], cause: &io::Error) -> (String, u8) {
     let name = command[0].to_string_lossy();
     match cause.kind() {
+        io::ErrorKind::NotFound if !base.is_dir() => (
+            format!(
+                "{name:?} can't be run in {}, which is gone; it will be when that is put back",
+                base.display()
+            ),
+            126,
+        ),
+        io::ErrorKind::NotFound if find(base, Path::new(&command[0])).is_ok() => (
+            format!("{name:?} can't be run, though it is there; is the interpreter there that its first line names?"),
+            126,
+        ),
         io::ErrorKind::NotFound if name.contains(char::is_whitespace) => (
             format!("no command is named {name:?}; to have a shell run it: -- sh -c {name:?}"),
             127,

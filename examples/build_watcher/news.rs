@@ -26,6 +26,8 @@ pub(crate) enum News {
     Failed(Error),
     /// The run of this number has ended.
     Finished(u64, Outcome),
+    /// It was stopped, by this signal.
+    Stopped(u64, i32),
     /// [`Asked`] says what for.
     Signal,
 }
@@ -147,9 +149,12 @@ impl Reader {
     }
 
     fn step(&self, change: &Change<'_>) -> Option<Step> {
-        change.name()?;
         let path = change.path()?;
         let (mask, is_dir) = (change.mask(), change.is_dir());
+        // What is told of a root itself is told of its entries too, but for its metadata.
+        if change.name().is_none() && !mask.contains(Mask::ATTRIB) {
+            return None;
+        }
         let kind = if mask.contains(Mask::MOVED_TO) {
             match change.renamed_from() {
                 Some(from) => Kind::Arrived(from.to_owned()),

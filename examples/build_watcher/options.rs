@@ -13,8 +13,8 @@ Ignored are what .gitignore, .ignore, .git/info/exclude and git's global exclude
 target beside Cargo.toml, and node_modules beside package.json. No watch is spent on ignored directories.
 
 The command gets BUILD_WATCHER_RUN (its number), BUILD_WATCHER_REASON (start, change or overflow), BUILD_WATCHER_COUNT \
-(paths that changed) and BUILD_WATCHER_PATHS (those paths, one a line, as far as they fit; not those with a line break in \
-them). Its input is empty. No shell runs it; for pipes and the like: -- sh -c 'COMMAND | COMMAND'.
+(paths that changed; both of a rename) and BUILD_WATCHER_PATHS (those paths, one a line, as far as they fit; not those \
+with a line break in them). Its input is empty. No shell runs it; for pipes and the like: -- sh -c 'COMMAND | COMMAND'.
 
 Exit codes: 1 if watching fails, 2 for a wrong argument, 126 and 127 if the command can't be run or found, 130 after \
 Ctrl-C (128 and the signal's number). With --once: that of the command.";
@@ -89,6 +89,9 @@ pub(crate) enum OnBusy {
     Ignore,
 }
 
+/// More can't be added to every point in time, and means for ever.
+const LONGEST: Duration = Duration::from_secs(1 << 32);
+
 /// `50ms`, `1.5s`, `2m`.
 fn time(text: &str) -> Result<Duration, Box<dyn Error + Send + Sync>> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
@@ -98,5 +101,6 @@ fn time(text: &str) -> Result<Duration, Box<dyn Error + Send + Sync>> {
         "m" => 60.0,
         _ => return Err("write a number and ms, s or m, as in 50ms".into()),
     };
-    Ok(Duration::try_from_secs_f64(digits.trim().parse::<f64>()? * scale)?)
+    let time = Duration::try_from_secs_f64(digits.trim().parse::<f64>()? * scale)?;
+    Ok(time.min(LONGEST))
 }

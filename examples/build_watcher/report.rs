@@ -9,6 +9,7 @@ use anstyle::{AnsiColor, Style};
 use ringwatch::tree::{Tree, TreeStats, Uncovered};
 use ringwatch::{Error, Limits};
 use serde_json::json;
+use signal_hook::consts::{SIGTTIN, SIGTTOU};
 
 use crate::burst::{Effect, Effects};
 use crate::command::Outcome;
@@ -33,7 +34,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options, scope: &Scope) -> Self {
         Self {
             quiet: options.quiet || options.json,
             clear: options.clear && !options.json && io::stdout().is_terminal(),
@@ -44,7 +45,7 @@ impl Report {
                 .map(|word| quoted(&word.to_string_lossy()))
                 .collect::<Vec<_>>()
                 .join(" "),
-            base: std::env::current_dir().unwrap_or_default(),
+            base: scope.base.clone(),
         }
     }
 
@@ -60,8 +61,10 @@ impl Report {
             let (directories, ms, backend) = (stats.directories, took.as_millis() as u64, backend.kind().to_string());
             json!({"event": "ready", "roots": roots, "directories": directories, "ms": ms, "backend": backend})
         });
-        for one in uncovered.iter().take(NAMED) {
-            self.uncovered(&one.error);
+        for (number, one) in uncovered.iter().enumerate() {
+            if number < NAMED || self.json.is_some() {
+                self.uncovered(&one.error);
+            }
         }
         if uncovered.len() > NAMED {
             let more = uncovered.len() - NAMED;
@@ -129,11 +132,12 @@ impl Report {
         self.event(|| json!({"event": "restart", "run": run}));
     }
 
-    pub(crate) fn not_ended(&self) {
+    pub(crate) fn left(&self, run: u64) {
         self.warn(
             "Left",
             "processes of the command that can't be ended; are they another user's?",
         );
+        self.event(|| json!({"event": "left", "run": run}));
     }
 
     /// On a clear screen, what it is for is to be seen again.
@@ -154,22 +158,30 @@ impl Report {
         self.event(|| json!({"event": "failed", "run": run, "error": cause}));
     }
 
-    pub(crate) fn finished(&self, run: u64, outcome: Outcome, took: Duration) {
+    pub(crate) fn stopped(&self, run: u64, signal: i32) {
+        let why = match signal {
+            SIGTTIN | SIGTTOU => "it wants the terminal, which it can't have here",
+            _ => "somebody has stopped it; it goes on with SIGCONT",
+        };
+        self.warn("Stopped", format_args!("{}: {why}", self.command));
+        self.event(|| json!({"event": "stopped", "run": run, "signal": signal}));
+    }
+
+    /// By itself, or because we have asked it to end: then it has not gone wrong.
+    pub(crate) fn finished(&self, run: u64, outcome: Outcome, took: Duration, was_asked: bool) {
         let (command, after) = (&self.command, duration(took));
+        let tell = |verb: &str, how: &dyn Display| match was_asked {
+            true => self.say(CARE, verb, how),
+            false => self.warn(verb, how),
+        };
         match outcome {
             Outcome::Exited(0) => self.say(GOOD, "Finished", format_args!("{command} in {after}")),
-            Outcome::Exited(code) => self.say(
-                BAD,
-                "Failed",
-                format_args!("{command} with exit code {code} after {after}"),
-            ),
+            Outcome::Exited(code) => {
+                tell("Failed", &format_args!("{command} with exit code {code} after {after}"));
+            }
             Outcome::Killed(number) => {
                 let name = signal_hook::low_level::signal_name(number).unwrap_or("a signal");
-                self.say(
-                    BAD,
-                    "Killed",
-                    format_args!("{command} by {name} ({number}) after {after}"),
-                );
+                tell("Killed", &format_args!("{command} by {name} ({number}) after {after}"));
             }
         }
         self.event(|| {

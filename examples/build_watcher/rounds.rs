@@ -1,14 +1,18 @@
 //! Whether the command changes its own sources: then each run would be the cause of the next.
 //!
 //! The kernel does not say who changed a file. What gives a command away is that the same thing happens again and again
-//! while it runs, at the same time after its start.
+//! at the same time after its start. Somebody who saves at regular intervals looks like that too, but goes by another
+//! clock: if the next run is started later than usual, what the command does comes later as well, and what they do does
+//! not. So where there is doubt, every other run is made to wait.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What speaks for a loop; each round that is like the one before adds one for its paths and one for its time.
-const WARN: u32 = 4;
-const STOP: u32 = 10;
+/// What speaks for a loop: each round at the time of the one before adds one, and one more if it has its paths. Two rounds
+/// after there is doubt, it is known whether what changes waits for a run that is late.
+const DOUBT: u32 = 4;
+const WARN: u32 = 8;
+const STOP: u32 = 12;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -23,34 +27,68 @@ pub(crate) enum Verdict {
 
 #[derive(Default)]
 pub(crate) struct Rounds {
+    last: Round,
+    signs: u32,
+    /// Whether the next run is to be late.
+    late: bool,
+    /// The last loop that was stopped: this is what the command does.
+    known: Option<Round>,
+}
+
+/// What changed while the command ran, and how long after its start.
+#[derive(Clone, Default)]
+struct Round {
     paths: Vec<PathBuf>,
     after: Duration,
-    signs: u32,
+}
+
+impl Round {
+    fn is_at_time_of(&self, other: &Self) -> bool {
+        self.after.abs_diff(other.after) < self.tolerance()
+    }
+
+    /// Narrow, for people are not that regular.
+    fn tolerance(&self) -> Duration {
+        (self.after / 10).clamp(Duration::from_millis(100), Duration::from_secs(2))
+    }
 }
 
 impl Rounds {
     /// Something changed while nothing ran: the command was not it. What is known of it stays known.
     pub(crate) fn changed_from_outside(&mut self) {
-        if self.signs < STOP {
-            self.signs = 0;
-        }
+        (self.signs, self.late) = (0, false);
     }
 
     /// These paths changed while the command ran, so long after its start.
     pub(crate) fn changed_by_run(&mut self, paths: Vec<PathBuf>, after: Duration) -> Verdict {
-        let tolerance = Duration::from_millis(500).max(after / 4);
-        let same_paths = paths == self.paths;
-        let alike = u32::from(same_paths) + u32::from(self.after.abs_diff(after) < tolerance);
-        let was = self.signs;
-        (self.paths, self.after) = (paths, after);
-        if was >= STOP && same_paths {
+        let round = Round { paths, after };
+        let is_known = |known: &Round| known.paths == round.paths && round.is_at_time_of(known);
+        if self.known.as_ref().is_some_and(is_known) {
             return Verdict::Stay;
         }
-        self.signs = if alike == 0 || was >= STOP { 0 } else { was + alike };
+        let was = self.signs;
+        self.signs = match round.is_at_time_of(&self.last) {
+            true => was + 1 + u32::from(round.paths == self.last.paths),
+            false => 0,
+        };
+        self.late = self.signs >= DOUBT && !self.late;
+        self.last = round;
         match self.signs {
-            STOP.. => Verdict::Stop,
+            STOP.. => {
+                (self.signs, self.late) = (0, false);
+                self.known = Some(self.last.clone());
+                Verdict::Stop
+            }
             WARN.. if was < WARN => Verdict::Warn,
             _ => Verdict::Run,
+        }
+    }
+
+    /// How much later than usual the next run is to start.
+    pub(crate) fn pause(&self) -> Duration {
+        match self.late {
+            true => 2 * self.last.tolerance(),
+            false => Duration::ZERO,
         }
     }
 }

@@ -99,7 +99,7 @@ impl Rules {
     pub(crate) fn leave_out(&self, path: &Path, is_dir: bool) -> bool {
         let Some(dir) = path.parent() else { return false };
         let level = self.level(dir);
-        level.left_out || self.is_unwanted(&level, path, is_dir)
+        !self.is_root(path) && (level.left_out || self.is_unwanted(&level, path, is_dir))
     }
 
     /// Whether only some names count.
@@ -146,6 +146,11 @@ impl Rules {
         levels.get(dir).cloned()
     }
 
+    /// A root was asked for by name, also if it lies in another.
+    fn is_root(&self, dir: &Path) -> bool {
+        self.roots.iter().any(|root| root == dir)
+    }
+
     fn is_top(&self, dir: &Path) -> bool {
         self.tops.iter().any(|top| top == dir)
     }
@@ -175,8 +180,8 @@ impl Rules {
 
     fn read_level(&self, dir: &Path, above: Option<Arc<Level>>) -> Level {
         let is_top = self.is_top(dir);
-        // A root was asked for by name, and what is above it is not our business.
-        let is_inner = self.roots.iter().any(|root| dir != root && dir.starts_with(root));
+        // What is above all roots is not our business.
+        let is_inner = !self.is_root(dir) && self.roots.iter().any(|root| dir.starts_with(root));
         let is_unwanted = |above: &Arc<Level>| above.left_out || self.is_unwanted(above, dir, true);
         let left_out = is_inner && above.as_ref().is_some_and(is_unwanted);
         if left_out || !self.heed_files {

@@ -12,6 +12,8 @@ use crate::options::Options;
 use crate::rules::Rules;
 
 pub(crate) struct Scope {
+    /// Where we were started, and the command is run: by its path, for it may be removed and made again.
+    pub(crate) base: PathBuf,
     dirs: Vec<PathBuf>,
     files: Vec<PathBuf>,
     pub(crate) rules: Rules,
@@ -29,7 +31,12 @@ impl Scope {
             }
         }
         let rules = Rules::new(options, &dirs, &base)?;
-        Ok(Self { dirs, files, rules })
+        Ok(Self {
+            base,
+            dirs,
+            files,
+            rules,
+        })
     }
 
     /// What was asked for.
@@ -55,8 +62,10 @@ impl Scope {
 
     /// Whether to spend a watch on a directory.
     pub(crate) fn has_dir(&self, relative: &Path) -> bool {
-        // The filter is not told which root it is asked for; to watch too much is better than too little.
-        self.dirs.iter().any(|root| self.has(&root.join(relative), true))
+        // The filter is not told which root it is asked for: it may be any that has such a directory.
+        let is_there = |dir: &Path| self.dirs.len() == 1 || !is_missing(dir);
+        let mut dirs = self.dirs.iter().map(|root| root.join(relative));
+        dirs.any(|dir| self.has(&dir, true) && is_there(&dir))
     }
 
     /// Whether this is a file that was asked for.
@@ -69,6 +78,11 @@ impl Scope {
         let is_inside = || self.dirs.iter().any(|dir| path.starts_with(dir));
         self.is_file(path) || is_inside() && !self.rules.leave_out(path, is_dir)
     }
+}
+
+fn is_missing(path: &Path) -> bool {
+    path.symlink_metadata()
+        .is_err_and(|cause| cause.kind() == io::ErrorKind::NotFound)
 }
 
 fn missing(path: &Path, cause: &io::Error) -> String {

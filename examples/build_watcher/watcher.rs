@@ -1,5 +1,6 @@
 //! What follows from what: changes settle, the command is run, ended, run again.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 use ringwatch::Barrier;
 use ringwatch::tree::Tree;
 
-use crate::burst::{Burst, Effects, Step};
-use crate::command::{Outcome, Run};
+use crate::burst::{Burst, Effect, Effects, Step};
+use crate::command::{self, Outcome, Run};
 use crate::git::{self, Git};
 use crate::guard::Guard;
 use crate::news::{Asked, News};
@@ -20,7 +21,7 @@ use crate::report::Report;
 use crate::rounds::{Rounds, Verdict};
 use crate::scope::Scope;
 
-/// A burst that does not end is cut off.
+/// A burst that does not end is cut off, so long after the first moment at which it could have settled.
 const LONGEST_BURST: Duration = Duration::from_secs(10);
 
 /// So long before the end of a burst we ask whether all was told, for the answer takes a moment.
@@ -28,6 +29,7 @@ const LEAD: Duration = Duration::from_millis(2);
 
 pub(crate) struct Watcher<'a> {
     options: &'a Options,
+    scope: &'a Scope,
     report: &'a Report,
     tree: &'a Tree,
     git: Git,
@@ -71,12 +73,13 @@ pub(crate) type Ended = Result<ExitCode, Box<dyn Error>>;
 impl<'a> Watcher<'a> {
     pub(crate) fn new(
         options: &'a Options,
-        scope: &Scope,
+        scope: &'a Scope,
         report: &'a Report,
         tree: &'a Tree,
         (tell, news): (SyncSender<News>, Receiver<News>),
         asked: Arc<Asked>,
     ) -> std::io::Result<Self> {
+        command::adopt();
         Ok(Self {
             git: Git::around(scope.roots()),
             guard: Guard::new(options.grace)?,
@@ -89,6 +92,7 @@ impl<'a> Watcher<'a> {
             rounds: Rounds::default(),
             code: None,
             options,
+            scope,
             report,
             tree,
             news,
@@ -140,6 +144,7 @@ impl<'a> Watcher<'a> {
             Ok(News::Barrier(barrier)) => self.passed(barrier),
             Ok(News::Uncovered(error)) => self.report.uncovered(&error),
             Ok(News::Finished(number, outcome)) => self.finished(number, outcome)?,
+            Ok(News::Stopped(number, signal)) => self.report.stopped(number, signal),
             Ok(News::Signal) => {}
             Ok(News::Failed(error)) => return Err(error.into()),
             Err(_) => self.quiet()?,
@@ -153,7 +158,12 @@ impl<'a> Watcher<'a> {
         for step in steps {
             self.burst.add(step);
         }
-        let most = self.burst.first.map_or(since, |first| first + LONGEST_BURST);
+        let pause = match self.burst.during_run {
+            true => self.rounds.pause(),
+            false => Duration::ZERO,
+        };
+        let settle = self.options.settle + pause;
+        let most = self.burst.first.unwrap_or(since) + settle + LONGEST_BURST;
         let is_at_its_end = self
             .settling
             .as_ref()
@@ -161,7 +171,7 @@ impl<'a> Watcher<'a> {
         if since >= most && is_at_its_end {
             return;
         }
-        let until = since + self.options.settle;
+        let until = since + settle;
         let until = if self.git.is_at_work() { until } else { until.min(most) };
         let told = Told::NotAsked;
         self.settling = Some(Settling { since, until, told });
@@ -249,7 +259,7 @@ impl<'a> Watcher<'a> {
         run.outcome = Some(outcome);
         // First of all, for what is done by those who read the report is not done by the run.
         self.end_of_run = Some(self.tree.barrier()?);
-        self.report.finished(number, outcome, run.started.elapsed());
+        self.report.finished(number, outcome, run.started.elapsed(), false);
         if self.options.once {
             self.code = Some(outcome.code());
         } else if let Some((reason, effects)) = self.queued.take() {
@@ -272,6 +282,7 @@ impl<'a> Watcher<'a> {
         let (words, own_output) = (&self.options.command, !self.options.json);
         match Run::start(
             self.runs,
+            &self.scope.base,
             words,
             variables,
             own_output,
@@ -283,7 +294,7 @@ impl<'a> Watcher<'a> {
                 self.run = Some(run);
             }
             Err(cause) => {
-                let (message, code) = crate::why_not_started(words, &cause);
+                let (message, code) = crate::why_not_started(&self.scope.base, words, &cause);
                 self.report.not_started(self.runs, &message);
                 self.code = self.options.once.then_some(code);
             }
@@ -292,10 +303,13 @@ impl<'a> Watcher<'a> {
 
     fn end_run(&mut self) {
         self.end_of_run = None;
-        if let Some(run) = self.run.take()
-            && !run.end(self.options.grace, &self.asked, &mut self.guard)
-        {
-            self.report.not_ended();
+        let Some(mut run) = self.run.take() else { return };
+        let was_busy = run.outcome.is_none();
+        if !run.end(self.options.grace, &self.asked, &mut self.guard) {
+            self.report.left(run.number);
+        }
+        if let Some(outcome) = run.outcome.filter(|_| was_busy) {
+            self.report.finished(run.number, outcome, run.started.elapsed(), true);
         }
     }
 }
@@ -304,8 +318,14 @@ impl<'a> Watcher<'a> {
 /// are those with a line break in them, which would pass for two.
 fn variables(run: u64, reason: &str, effects: &Effects) -> Vec<(&'static str, OsString)> {
     const MOST: usize = 64 * 1024;
+    // Of a rename, what was there before has changed too.
+    let changed = effects.iter().flat_map(|(path, effect)| match effect {
+        Effect::RenamedFrom(from) => vec![from, path],
+        _ => vec![path],
+    });
+    let changed: BTreeSet<_> = changed.collect();
     let mut paths = OsString::new();
-    for path in effects.keys() {
+    for path in &changed {
         if path.as_os_str().as_encoded_bytes().contains(&b'\n') {
             continue;
         }
@@ -320,7 +340,7 @@ fn variables(run: u64, reason: &str, effects: &Effects) -> Vec<(&'static str, Os
     vec![
         ("BUILD_WATCHER_RUN", run.to_string().into()),
         ("BUILD_WATCHER_REASON", reason.into()),
-        ("BUILD_WATCHER_COUNT", effects.len().to_string().into()),
+        ("BUILD_WATCHER_COUNT", changed.len().to_string().into()),
         ("BUILD_WATCHER_PATHS", paths),
     ]
 }

@@ -62,16 +62,31 @@ fn what_is_made_and_gone_again_runs_nothing() {
 #[test]
 fn touch_counts_and_metadata_only_if_asked_for() {
     let project = Project::new();
-    let mode = |mode| {
+    let mode = |path, mode| {
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
-        fs::set_permissions(project.path("src/main.rs"), permissions).expect("changed");
+        fs::set_permissions(project.path(path), permissions).expect("changed");
     };
     let mut watcher = project.watch(&[], "true");
     watcher.runs_once(&["changed Cargo.toml"], || {
-        mode(0o600);
+        mode("src/main.rs", 0o600);
+        mode("src/part", 0o700);
+        mode(".", 0o711);
         succeed(Command::new("touch").arg(project.path("Cargo.toml")));
     });
     drop(watcher);
     let mut watcher = project.watch(&["--metadata"], "true");
-    watcher.runs_once(&["changed main.rs"], || mode(0o644));
+    watcher.runs_once(&["changed main.rs", "changed part"], || {
+        mode("src/main.rs", 0o644);
+        mode("src/part", 0o755);
+    });
+    // What is put back as it was is no change of the directory.
+    watcher.runs_once(&["changed mod.rs", "changed more.rs"], || {
+        fs::remove_dir_all(project.path("src/part")).expect("removed");
+        project.write("src/part/mod.rs", "// again\n");
+        project.write("src/part/more.rs", "// again\n");
+    });
+    watcher.runs_once(&["changed src"], || mode("src", 0o700));
+    mode(".", 0o755);
+    assert_eq!(watcher.await_event("settled")["count"], 1);
+    watcher.await_event("finished");
 }

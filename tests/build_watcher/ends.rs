@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use rustix::process::{getpid, set_child_subreaper};
+
 use crate::project::{Project, Watcher, wait_until, was_killed_by};
+use crate::support::child::in_child;
 
 /// A command with a child and a grandchild in the background, which note their numbers; politeness is lost on them.
 const FAMILY: &str = "trap '' TERM; (trap '' TERM; sh -c 'trap \"\" TERM; echo $$ >> $0; while :; do sleep 1; done' $NOTES & \
@@ -103,4 +106,37 @@ fn a_polite_command_may_end_itself() {
     watcher.await_event("restart");
     watcher.await_event("started");
     assert_eq!(fs::read_to_string(said).expect("its last words"), "bye\n");
+}
+
+/// How many children of a process nobody has waited for.
+fn zombies_of(parent: u32) -> usize {
+    let processes = fs::read_dir("/proc").expect("a list of processes");
+    let statuses = processes.filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("stat")).ok());
+    let zombie = format!(" Z {parent} ");
+    let is_one = |status: &String| status.rsplit(')').next().is_some_and(|rest| rest.starts_with(&zombie));
+    statuses.filter(is_one).count()
+}
+
+#[test]
+fn orphans_are_waited_for_where_the_first_process_does_not() {
+    const NAME: &str = "ends::orphans_are_waited_for_where_the_first_process_does_not";
+    let body = || {
+        // As the first process of a container that does nothing for orphans.
+        set_child_subreaper(Some(getpid())).expect("allowed");
+        let project = Project::new();
+        let options = ["--settle", "50ms", "--grace", "50ms", "--"].map(str::to_owned);
+        // The one that leaves the group ends by itself.
+        let then = "(sleep 1000 & exec setsid true) & exec sleep 1000";
+        let watcher = project.begin_as(project.command(options.into_iter().chain(project.counting(then))));
+        for round in 1..=4 {
+            wait_until("a run", || project.lines().len() == round);
+            project.write("src/main.rs", &format!("fn main() {{ /* {round} */ }}\n"));
+        }
+        wait_until("the last run", || project.lines().len() == 5);
+        assert_eq!(zombies_of(std::process::id()), 0);
+        wait_until("no more than the last", || zombies_of(watcher.id()) <= 1);
+        let said = watcher.end(libc::SIGINT);
+        assert!(!said.contains("Left"), "{said}");
+    };
+    in_child(NAME, |_| {}, body);
 }

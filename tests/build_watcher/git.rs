@@ -1,5 +1,8 @@
 //! What git does to a work tree is one burst, and what it does to itself none.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use crate::project::Project;
 
 #[test]
@@ -40,4 +43,60 @@ fn another_branch_a_stash_and_a_rebase_run_the_command_once_each() {
 
     watcher.runs_once(&["changed main.rs"], || project.write("src/main.rs", "fn main() {}\n"));
     assert_eq!(project.lines().len(), 6);
+}
+
+/// As it is used, with the short time to settle, while this machine may be busy: git itself tells when it is at work.
+#[test]
+fn a_rebase_is_one_burst_however_long_its_steps_take() {
+    for how in ["--merge", "--apply"] {
+        let project = Project::new();
+        project.git(&["checkout", "--quiet", "-b", "topic"]);
+        for number in 1..=4 {
+            project.write(&format!("src/part/topic{number}.rs"), "// topic\n");
+            project.git(&["add", "."]);
+            project.git(&["commit", "--quiet", "--message", "more"]);
+        }
+        project.git(&["checkout", "--quiet", "main"]);
+        project.write("src/main.rs", "mod part;\nfn main() { /* main */ }\n");
+        project.git(&["commit", "--quiet", "--all", "--message", "main"]);
+        for hook in ["post-commit", "post-applypatch"] {
+            let path = project.path(".git/hooks").join(hook);
+            project.write(&format!(".git/hooks/{hook}"), "#!/bin/sh\nsleep 0.3\n");
+            fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("a mode");
+        }
+        let words = ["--json", "--"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(project.counting("true"));
+        let mut watcher = project.begin_as(project.command(words));
+        watcher.await_event("finished");
+        project.git(&["rebase", "--quiet", how, "main", "topic"]);
+        watcher.await_event("finished");
+        project.write("src/main.rs", "fn main() {}\n");
+        watcher.expect_run(&["changed main.rs"]);
+        assert_eq!(project.lines().len(), 3, "{how}");
+    }
+}
+
+#[test]
+fn a_checkout_and_a_stash_are_one_burst_each_by_default() {
+    let project = Project::new();
+    project.git(&["checkout", "--quiet", "-b", "topic"]);
+    (0..300).for_each(|number| project.write(&format!("src/part/topic{number}.rs"), "// topic\n"));
+    project.git(&["add", "."]);
+    project.git(&["commit", "--quiet", "--message", "more"]);
+    project.git(&["checkout", "--quiet", "main"]);
+    let words = ["--json", "--"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(project.counting("true"));
+    let mut watcher = project.begin_as(project.command(words));
+    watcher.await_event("finished");
+    project.git(&["checkout", "--quiet", "topic"]);
+    watcher.await_event("finished");
+    project.write("src/main.rs", "fn main() { /* a change to put away */ }\n");
+    watcher.expect_run(&["changed main.rs"]);
+    project.git(&["stash", "--quiet"]);
+    watcher.expect_run(&["changed main.rs"]);
+    assert_eq!(project.lines().len(), 4);
 }

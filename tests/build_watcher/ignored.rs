@@ -175,3 +175,44 @@ fn options_choose() {
         project.write(".git/config.lock", "x");
     });
 }
+
+#[test]
+fn what_was_asked_for_by_name_is_never_left_out() {
+    let project = Project::new();
+    project.write(".github/workflows/ci.yml", "");
+    project.write("target/made/one.rs", "");
+    let mut watcher = project.watch(&[".", ".github", "target"], "true");
+    watcher.runs_once(&["changed ci.yml", "changed main.rs", "changed one.rs"], || {
+        project.write(".github/workflows/ci.yml", "on: push");
+        project.write("target/made/one.rs", "x");
+        project.write(".cache", "x");
+        project.write("src/main.rs", "fn main() { }\n");
+    });
+    // It is waited for, and found.
+    project.rename(".github", "else");
+    watcher.await_event("finished");
+    project.write(".github/workflows/ci.yml", "on: push");
+    watcher.await_event("finished");
+    watcher.runs_once(&["changed ci.yml"], || project.write(".github/workflows/ci.yml", ""));
+}
+
+#[test]
+fn what_belongs_to_one_root_costs_nothing_for_another() {
+    let project = Project::new();
+    project.write("web/package.json", "{}");
+    project.write("web/node_modules/left-pad/lib/index.js", "x");
+    project.write("web/made/x", "x");
+    project.write("web/.gitignore", "/made\n");
+    project.write("docs/text", "x");
+    let mut watcher = project.begin(&["web", "docs", "src"], &project.counting("true"));
+    // The roots, src/part; for ignore files outside, the project, .git/info and the user's; the library's own marker.
+    let watches = 4 + 3 + 1;
+    watcher.await_event("finished");
+    assert_eq!(watches_of(watcher.id()), watches);
+    watcher.runs_once(&["created new", "created text"], || {
+        project.write("web/made/deep/x", "x");
+        project.write("web/node_modules/right-pad/lib/index.js", "x");
+        project.write("docs/new/text", "x");
+    });
+    assert_eq!(watches_of(watcher.id()), watches + 1);
+}

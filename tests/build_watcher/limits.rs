@@ -139,6 +139,20 @@ fn what_may_not_be_read_is_said_with_the_reason_and_the_rest_is_watched() {
 }
 
 #[test]
+fn tools_are_told_of_all_that_may_not_be_read() {
+    let project = Project::new();
+    (0..6).for_each(|number| project.write(&format!("src/secret{number}/key"), "x"));
+    let mut command = of_nobody(&project, &["--once", "--json", "--", "true"]);
+    for number in 0..6 {
+        let secret = project.path(&format!("src/secret{number}"));
+        fs::set_permissions(secret, PermissionsExt::from_mode(0o000)).expect("a mode");
+    }
+    let output = command.output().expect("the example; cargo test builds it");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(text.matches(r#""event":"uncovered""#).count(), 6, "{text}");
+}
+
+#[test]
 fn a_root_that_may_not_be_read_is_a_fault() {
     let project = Project::new();
     for path in ["src", "src/main.rs"] {

@@ -3,6 +3,9 @@
 //!
 //! That nothing more has run is shown without waiting: another change must bring the next run, and that one only.
 
+// Of the example, what is best tested by itself.
+#[path = "../../examples/build_watcher/rounds.rs"]
+mod rounds;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -14,6 +17,7 @@ mod git;
 mod hostile;
 mod ignored;
 mod limits;
+mod loops;
 mod project;
 mod runs;
 mod sources;

@@ -189,3 +189,25 @@ fn a_root_that_is_removed_and_put_back_is_watched_on() {
     });
     assert_eq!(project.lines().len(), 4);
 }
+
+#[test]
+fn the_command_runs_in_the_current_directory_also_if_that_was_removed_and_put_back() {
+    let project = Project::new();
+    let options = ["--json", "--settle", "400ms", "--"].map(str::to_owned);
+    let words = options.into_iter().chain(project.counting("test -e main.rs"));
+    let mut command = project.command(words);
+    command.current_dir(project.path("src"));
+    let mut watcher = project.begin_as(command);
+    assert_eq!(watcher.await_event("finished")["code"], 0);
+    fs::remove_dir_all(project.path("src")).expect("removed");
+    let failed = watcher.await_event("failed");
+    assert!(
+        failed["error"]
+            .as_str()
+            .is_some_and(|error| error.contains("which is gone")),
+        "{failed}"
+    );
+    project.git(&["checkout", "--quiet", "."]);
+    assert_eq!(watcher.await_event("finished")["code"], 0);
+    assert_eq!(project.lines().len(), 2);
+}

@@ -87,3 +87,18 @@ fn a_terminal_gets_colours_and_ctrl_c_ends_it_all() {
     assert_eq!(status.code(), Some(130));
     assert_eq!(project.lines(), ["start", "change"]);
 }
+
+#[test]
+fn a_command_that_wants_the_terminal_is_not_waited_for_without_a_word() {
+    let project = Project::new();
+    let command = project.counting("read line < /dev/tty; exit 3");
+    let Some(terminal) = Terminal::open(&project, &format!("-- sh -c '{}'", command[2])) else {
+        return;
+    };
+    terminal.await_text("it wants the terminal, which it can't have here", 1);
+    // A change ends it as any other.
+    project.write("src/main.rs", "fn main() { }\n");
+    terminal.await_text("by SIGTERM", 1);
+    terminal.await_text("it wants the terminal, which it can't have here", 2);
+    assert_eq!(project.lines(), ["start", "change"]);
+}
