@@ -71,7 +71,7 @@ pub(super) struct Nodes {
     devices: Vec<u64>,
     hasher: RandomState,
     ancestors: Vec<Id>,
-    /// Changes whenever a path may have.
+    /// Changes whenever a path may have, or is no more.
     pub(super) epoch: u64,
 }
 
@@ -192,6 +192,7 @@ impl Nodes {
     pub(super) fn remove(&mut self, id: Id) -> i32 {
         debug_assert_eq!(self.get(id).first_child, NONE);
         let wd = self.unwatch(id);
+        self.epoch += 1;
         self.unlink(id);
         self.names.drop(self.get(id).name);
         let vacant = std::mem::replace(&mut self.vacant, id);

@@ -22,7 +22,7 @@ impl Tracker {
         self.shadow = true;
         // Who was to tell of them may have been told by what was lost.
         let left = self.roots.iter_mut().filter_map(|root| root.left.take());
-        self.releasing.extend(left);
+        self.releasing.extend(left.map(|left| left.wd));
         let mut roots: Vec<_> = self.roots.iter().map(|root| root.node).collect();
         roots.dedup();
         roots.into_iter().map(|root| self.job(root, None)).collect()

@@ -29,9 +29,22 @@ pub(super) struct Root {
     pub(super) within: Option<Id>,
     /// It is missing, and waited for.
     pub(super) awaited: bool,
-    /// The watch of what was found there, and was left to another root that had not been told of it.
-    pub(super) left: Option<i32>,
+    /// What was found there, and was left to another root that had not been told of it.
+    pub(super) left: Option<Left>,
 }
+
+/// What was found where a root is, and left to another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Left {
+    pub(super) wd: i32,
+    /// That of the paths when it was found.
+    epoch: u64,
+    /// How often it was.
+    times: u32,
+}
+
+/// Where directories never cease to be made and renamed, a root is covered at last, even if its own is told of later.
+const MOST_LEFT: u32 = 64;
 
 impl Tracker {
     /// One more root. It is looked at in the next session, and so is one that is there already and not covered.
@@ -102,7 +115,7 @@ impl Tracker {
             return false;
         };
         let root = self.roots.remove(place);
-        self.releasing.extend(root.left);
+        self.releasing.extend(root.left.map(|left| left.wd));
         if !self.roots.iter().any(|other| other.node == root.node) {
             self.drop_subtree(root.node);
         }
@@ -122,14 +135,26 @@ impl Tracker {
         }
     }
 
-    /// Leaves what was found where a root is to another root that has its path, and may not have been told of it. Once only:
-    /// if it is found again, a session later, nobody tells.
-    pub(super) fn leave(&mut self, root: Id, wd: i32, again: bool) -> bool {
-        let leaves = !self.silent && self.outer(root).is_some_and(|unsettled| unsettled || !again);
+    /// Leaves what was found where a root is to another root that has its path, and may not have been told of it. If it was
+    /// left before and is found `again`, though nothing has changed above, nobody tells.
+    pub(super) fn leave(&mut self, root: Id, wd: i32, again: Option<Left>, listed: bool) -> bool {
+        let is_new = again.is_none() || !listed;
+        let leaves = !self.silent && self.outer(root).is_some_and(|unsettled| unsettled || is_new);
+        let left = Left {
+            wd,
+            epoch: self.nodes.epoch,
+            times: again.map_or(1, |left| left.times + 1),
+        };
         for known in self.roots.iter_mut().filter(|known| known.node == root && leaves) {
-            known.left = Some(wd);
+            known.left = Some(left);
         }
         leaves
+    }
+
+    /// All that this session has found has its place now.
+    pub(super) fn note_left(&mut self) {
+        let left = self.roots.iter_mut().filter_map(|root| root.left.as_mut());
+        left.for_each(|left| left.epoch = self.nodes.epoch);
     }
 
     /// Whether what is found where a root is will be left, or is covered already: then it is not listed.
@@ -138,12 +163,13 @@ impl Tracker {
         let Some(known) = known.next().filter(|_| !self.silent) else {
             return false;
         };
+        let is_sure = |left: Left| left.epoch == self.nodes.epoch || left.times >= MOST_LEFT;
         match self.nodes.get(root).state {
             State::Watched => false,
             _ if known.within.is_some() => true,
             _ => self
                 .outer(root)
-                .is_some_and(|unsettled| unsettled || known.left.is_none()),
+                .is_some_and(|unsettled| unsettled || !known.left.is_some_and(is_sure)),
         }
     }
 
@@ -192,17 +218,15 @@ impl Tracker {
         left() || self.left_over.iter().any(found)
     }
 
-    /// Whether what was found where a root is was left there before. Its watch tells it from another that was given its inode.
-    pub(super) fn was_left(&mut self, root: Id, found: Outcome) -> bool {
+    /// What was found where a root is, if it was left there before. Its watch tells it from another that was given its inode.
+    pub(super) fn was_left(&mut self, root: Id, found: Outcome) -> Option<Left> {
         let known = self.roots.iter_mut().filter(|known| known.node == root);
-        let Some(left) = known.filter_map(|known| known.left.take()).last() else {
-            return false;
-        };
-        let again = found.wd() == Some(left);
-        if !again {
-            self.releasing.push_back(left);
+        let left = known.filter_map(|known| known.left.take()).last()?;
+        if found.wd() == Some(left.wd) {
+            return Some(left);
         }
-        again
+        self.releasing.push_back(left.wd);
+        None
     }
 
     /// A directory of another root was found where this root is: it takes the root's directory, with all below.
@@ -310,6 +334,8 @@ impl Tracker {
         awaited.sort_by_key(|root| Reverse(root.path.len()));
         let (found, missing): (Vec<_>, Vec<_>) = awaited.into_iter().partition(|&root| is_there(root));
         let missing = !missing.is_empty();
+        // Barriers wait for that.
+        self.stirred |= !found.is_empty();
         let found: Vec<_> = found.into_iter().map(|root| root.path.clone()).collect();
         for path in found {
             // What was a file may be a directory now.

@@ -169,7 +169,11 @@ impl Tracker {
         let node = self.nodes.get_mut(id);
         node.session = session;
         node.flags &= !CONFIRMED;
-        let again = found.node == id && self.was_left(id, found.outcome);
+        let again = if found.node == id {
+            self.was_left(id, found.outcome)
+        } else {
+            None
+        };
         match found.outcome {
             Outcome::Watched { wd, identity } | Outcome::Unlisted { wd, identity, .. } => {
                 match self.nodes.by_wd(wd) {
@@ -194,7 +198,7 @@ impl Tracker {
                         ids[number] = NONE;
                         return;
                     }
-                    None if found.node == id && self.leave(id, wd, again && found.listed) => {
+                    None if found.node == id && self.leave(id, wd, again, found.listed) => {
                         ids[number] = NONE;
                         return self.look_later(id);
                     }

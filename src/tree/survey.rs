@@ -185,6 +185,7 @@ impl Worker {
         }
         self.take_in(&found, &mut draft, false);
         self.hand_on(None, draft);
+        self.tracker.note_left();
         for dir in self.tracker.tellers() {
             self.wait_for_change(dir);
         }

@@ -348,6 +348,10 @@ impl Worker {
             draft,
             memory: &mut self.memory,
         });
+        if !self.barriers.is_empty() {
+            // What was a directory when the session began, and gone when it looked, may be a file by now.
+            self.tracker.look_for_missing();
+        }
         self.open_if_done();
         let calm = self.tracker.is_calm();
         let stirred = self.tracker.stirred;
