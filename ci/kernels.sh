@@ -56,9 +56,15 @@ install_tools() {
 # The test programs, as they are built for this machine. Optimized: they fit into less memory, and the gate has built what
 # they depend on.
 programs() {
-    cargo test --release --all-features --lib --tests --no-run 2>&1 | tee >(cat >&2) |
-        sed -n 's/.*Executable .*(\(.*\))$/\1/p' | grep -vE "/($left_out)-[0-9a-f]*\$" |
-        grep -E "/(${RINGWATCH_KERNEL_TESTS:+(${RINGWATCH_KERNEL_TESTS// /|})-})"
+    local built name
+    built=$(cargo test --release --all-features --lib --tests --no-run 2>&1 | tee >(cat >&2) |
+        sed -n 's/.*Executable .*(\(.*\))$/\1/p' | grep -vE "/($left_out)-[0-9a-f]*\$") || return
+    for name in ${RINGWATCH_KERNEL_TESTS:-}; do
+        grep -q "/$name-[0-9a-f]*\$" <<< "$built" && continue
+        echo "ci/kernels.sh: no test is called $name, or it is left out" >&2
+        return 1
+    done
+    grep -E "/(${RINGWATCH_KERNEL_TESTS:+(${RINGWATCH_KERNEL_TESTS// /|})-})" <<< "$built"
 }
 
 one_run() {
@@ -95,12 +101,19 @@ if [ "${1:-}" = --one ]; then
     exit
 fi
 
+known=$(runs | cut -d' ' -f1)
+for name in "$@"; do
+    grep -qxF -e "$name" <<< "$known" && continue
+    echo "ci/kernels.sh: no run is called $name; there are ${known//$'\n'/, }" >&2
+    exit 1
+done
 check_readme
 install_tools
 mkdir -p target/kernels
 # Fetched one after the other, before anything is built: if one can't be had, that is known at once.
 for kernel in $(awk '!/^(#|$)/ { print $1 }' ci/kernels/table.txt); do
-    echo "Linux $kernel is $(ci/kernels/get.sh "$kernel")"
+    image=$(ci/kernels/get.sh "$kernel")
+    echo "Linux $kernel is $image"
 done
 PROGRAMS=$(programs)
 export PROGRAMS

@@ -1,4 +1,5 @@
-//! Models of what threads hand over to each other, for loom, which runs each in every order in which its threads can meet.
+//! Models of what threads hand over to each other, for loom, which runs each in every order in which its threads can meet,
+//! with no more than a few interruptions of one by another (see [`MODELS`]).
 //!
 //! Only under `--cfg loom`: `bash ci/loom`. The pool, the queue, the notifier, the outlet of a tree and the driver's mailbox are
 //! the real ones; what drives an engine is a few lines here, for the kernel is not loom's. Each model ends with every buffer
@@ -21,13 +22,19 @@ use crate::queue::{Feed, Half, Taken};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex};
 use crate::sys::notifier::Notifier;
-use crate::sys::pool::Pool;
+use crate::sys::pool::{Buffer, Pool};
 use crate::tree::a_tree_waits_for_room;
 
 /// Each with its name, and how often one thread may interrupt another in it; the rest is tried without a limit.
 pub const MODELS: &[(&str, usize, fn())] = &[
     ("a thread waits for buffers", 3, a_thread_waits_for_buffers),
     ("a task waits for buffers", 3, a_task_waits_for_buffers),
+    (
+        "buffers are lent as they come back",
+        3,
+        buffers_are_lent_as_they_come_back,
+    ),
+    ("an event loop waits for buffers", 3, an_event_loop_waits_for_buffers),
     ("small reads are put together", 3, small_reads_are_put_together),
     (
         "batches are dropped on another thread",
@@ -213,6 +220,63 @@ fn a_task_waits_for_buffers() {
         consume(taken, &mut next);
     }
     reading.join().expect("the reading thread");
+    scene.end();
+}
+
+/// Two buffers are dropped, each on a thread of its own.
+fn drop_elsewhere(pool: &Arc<Pool>) -> [thread::JoinHandle<()>; 2] {
+    std::array::from_fn(|_| {
+        let buffer = pool.take().expect("a buffer");
+        thread::spawn(move || assert!(buffer.filled().is_empty()))
+    })
+}
+
+/// What the kernel does with a buffer that is lent to it.
+fn write_to(buffer: &mut Option<Buffer>) {
+    assert!(buffer.as_mut().expect("a buffer").append(&[0; RECORD]));
+}
+
+/// As `Lane::supply` does it: as many as there are, and if there is none, the signal that one came back.
+fn buffers_are_lent_as_they_come_back() {
+    let scene = Scene::new(2, 1);
+    let (pool, notifier) = (&scene.feed.pool, &scene.notifier);
+    let dropping = drop_elsewhere(pool);
+    let mut lent = [None, None];
+    loop {
+        pool.fill(&mut lent);
+        if lent[0].is_none() {
+            lent[0] = pool.take_or_starve(notifier);
+        }
+        if lent[0].is_some() {
+            break;
+        }
+        notifier.sleep(Duration::MAX);
+        notifier.clear();
+    }
+    write_to(&mut lent[0]);
+    dropping.into_iter().for_each(|one| one.join().expect("a thread"));
+    if lent[1].is_none() {
+        pool.fill(&mut lent[1..]);
+    }
+    write_to(&mut lent[1]);
+    drop(lent);
+    scene.end();
+}
+
+/// As `Reader::try_next` does it: it takes nothing before it is called again, and has itself woken for that.
+fn an_event_loop_waits_for_buffers() {
+    let scene = Scene::new(2, 1);
+    let (pool, notifier) = (&scene.feed.pool, &scene.notifier);
+    let dropping = drop_elsewhere(pool);
+    while pool.starve(notifier) {
+        notifier.sleep(Duration::MAX);
+        notifier.clear();
+    }
+    let mut lent = [None];
+    pool.fill(&mut lent);
+    write_to(&mut lent[0]);
+    dropping.into_iter().for_each(|one| one.join().expect("a thread"));
+    drop(lent);
     scene.end();
 }
 

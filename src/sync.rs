@@ -1,5 +1,5 @@
 //! What threads hand things over by: the standard library's, or under `--cfg loom` that of loom, which tries every order
-//! in which threads can meet (`src/models.rs`).
+//! with a few interruptions of a thread (`src/models.rs`).
 //!
 //! `Arc` is not among it: loom's can't be a receiver, and what is modelled here is not how references are counted.
 

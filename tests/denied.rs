@@ -76,6 +76,18 @@ fn denied_with_eperm() {
 }
 
 #[test]
+fn denied_with_eacces() {
+    in_child(
+        "denied_with_eacces",
+        |_| {},
+        || {
+            deny_uring(libc::EACCES);
+            epoll_and_says_why(libc::EACCES, remedy_for_eperm());
+        },
+    );
+}
+
+#[test]
 fn denied_with_enosys() {
     in_child(
         "denied_with_enosys",
@@ -99,36 +111,35 @@ fn denied_with_an_errno_that_nobody_expects() {
     );
 }
 
+/// What mends it is known of each but the last.
+const ERRORS: [(i32, &str); 4] = [
+    (libc::EPERM, "seccomp profile"),
+    (libc::EACCES, "seccomp profile"),
+    (libc::ENOSYS, "seccomp profile"),
+    (libc::EXDEV, "epoll"),
+];
+
 #[test]
 fn denied_after_the_instance_was_made() {
-    in_child(
-        "denied_after_the_instance_was_made",
-        |_| {},
-        || {
-            if !support::backends().contains(&Backend::Uring) {
-                return;
-            }
-            let auto = Inotify::new().expect("an instance");
-            let uring = Inotify::builder().backend(Backend::Uring).build().expect("an instance");
-            assert_eq!(auto.backend().kind(), BackendKind::Uring);
-            deny_uring(libc::EPERM);
-            works(&auto);
-            assert_eq!(auto.backend().kind(), BackendKind::Epoll);
-            is_explained(
-                auto.backend().refusal().expect("a reason"),
-                libc::EPERM,
-                "seccomp profile",
-            );
-            is_explained(&uring.stream().map(drop).unwrap_err(), libc::EPERM, "seccomp profile");
-            let mut reader = uring.reader().expect("made at its first use");
-            is_explained(
-                &reader.wait().expect("an error").unwrap_err(),
-                libc::EPERM,
-                "seccomp profile",
-            );
-            assert!(reader.wait().is_none());
-        },
-    );
+    let cases = ERRORS.map(|(errno, _)| errno.to_string());
+    in_children("denied_after_the_instance_was_made", &cases, |errno| {
+        if !support::backends().contains(&Backend::Uring) {
+            return;
+        }
+        let is_this = |&&(number, _): &&(i32, &str)| number.to_string() == errno;
+        let &(errno, remedy) = ERRORS.iter().find(is_this).expect("one of them");
+        let auto = Inotify::new().expect("an instance");
+        let uring = Inotify::builder().backend(Backend::Uring).build().expect("an instance");
+        assert_eq!(auto.backend().kind(), BackendKind::Uring);
+        deny_uring(errno);
+        works(&auto);
+        assert_eq!(auto.backend().kind(), BackendKind::Epoll);
+        is_explained(auto.backend().refusal().expect("a reason"), errno, remedy);
+        is_explained(&uring.stream().map(drop).unwrap_err(), errno, remedy);
+        let mut reader = uring.reader().expect("made at its first use");
+        is_explained(&reader.wait().expect("an error").unwrap_err(), errno, remedy);
+        assert!(reader.wait().is_none());
+    });
 }
 
 /// Without locked memory: some kernels charge a ring to it (before 5.12, and again from 6.16 on), others do not.
@@ -201,7 +212,7 @@ fn denied_while_events_are_read() {
     for half in HALVES {
         cases.extend(errors.map(|errno| format!("{half} all {errno} auto")));
         cases.push(format!("{half} enter {} auto", libc::EPERM));
-        cases.push(format!("{half} all {} uring", libc::EPERM));
+        cases.extend(errors.map(|errno| format!("{half} all {errno} uring")));
     }
     in_children("denied_while_events_are_read", &cases, |case| {
         if !support::backends().contains(&Backend::Uring) {

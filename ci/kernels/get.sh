@@ -5,7 +5,8 @@
 #
 # Nothing is installed, and apt's own configuration is only read: for where the archive is, whose signatures are checked.
 # Kernels are kept in $RINGWATCH_KERNELS, or else in the user's cache. After a week a newer one is asked for; if that fails,
-# the one that is there serves, and that is said. Needs apt and dpkg, and so Debian.
+# the one that is there serves, and that is said. The newest is not known before all its suites were asked.
+# Needs apt and dpkg, and so Debian.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 kernel=${1:?which kernel}
@@ -53,22 +54,27 @@ newest_in() {
     local suite=$1 version=$2 uri
     mkdir -p "$work/$suite"/{lists/partial,parts}
     uri=$(archive "$suite")
-    [ -n "$uri" ] || { echo "get.sh: apt knows no archive of Debian for $suite; is this Debian?" >&2; return; }
+    [ -n "$uri" ] || { echo "get.sh: apt knows no archive of Debian for $suite; is this Debian?" >&2; return 1; }
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $suite main" > "$work/$suite/list"
-    apt apt-get "$suite" -qq update >&2 || return 0
+    # Also an archive that can't be reached for the moment is an error: without this, apt only warns of that.
+    apt apt-get "$suite" -qq -o APT::Update::Error-Mode=any update >&2 || return 1
     apt apt-cache "$suite" search --names-only "^linux-(image|binary)-$version[0-9.+a-z-]*cloud-amd64\$" | cut -d' ' -f1 |
         sed -n 's/^linux-\(image\|binary\)-\([0-9].*\)-cloud-amd64$/\2 \1/p' | sort -k1,1V -k2,2r | tail -n 1 |
         sed "s/\(.*\) \(.*\)/\1 linux-\2-\1-cloud-amd64 $suite/"
 }
 
 fetch() {
-    local version found='' name suite
+    local version found='' of_suite name suite
     case $kernel in
         newest) version='[0-9]' ;;
         *) version=${kernel//./\\.}\\. ;;
     esac
     for suite in ${suites//,/ }; do
-        found+=$(newest_in "$suite" "$version")$'\n'
+        if ! of_suite=$(newest_in "$suite" "$version"); then
+            echo "get.sh: $suite could not be asked for Linux $kernel" >&2
+            [ "$kernel" != newest ] || return 1
+        fi
+        found+=$of_suite$'\n'
         # Of the newest, all are asked; otherwise the first that has one will do.
         [ "$kernel" = newest ] || [ -z "${found//$'\n'/}" ] || break
     done

@@ -1,4 +1,4 @@
-//! Runs each model in every order in which its threads can meet: `bash ci/loom [name]`.
+//! Runs each model in every order with as many interruptions of a thread as it allows: `bash ci/loom [name]`.
 
 #[cfg(not(loom))]
 compile_error!("build this with RUSTFLAGS=\"--cfg loom\"");

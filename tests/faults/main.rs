@@ -16,7 +16,9 @@ mod inject;
 mod support;
 
 use std::fs;
+use std::panic;
 use std::path::Path;
+use std::process;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -131,6 +133,15 @@ fn attempt(
     half.read(FILES, &progress.seen)
 }
 
+/// From now on a panic ends the process: on a thread of the library it would become an error like any other.
+fn end_at_a_panic() {
+    let say = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        process::abort();
+    }));
+}
+
 /// Two attempts on one thread that is supervised, the second without faults. Answers what came of the first.
 fn run(half: &'static str, backend: Backend, injector: &'static Injector) -> Result<Seen> {
     let runtime = halves::runtime();
@@ -243,6 +254,7 @@ fn every_call_fails_and_nothing_hangs_spins_or_ends_in_silence() {
                 from: parts[3].parse().expect("a number"),
                 count: parts[4].parse().expect("a number"),
             };
+            end_at_a_panic();
             match run(half, backend, Injector::new(Some(fault))) {
                 Ok(seen) => assert_eq!(seen.complete(FILES), Ok(()), "{half} on {backend:?}, {fault:?}"),
                 Err(error) => {
