@@ -160,6 +160,12 @@ impl TreeBuilder {
         self
     }
 
+    #[cfg(test)]
+    pub(crate) fn faults(mut self, faults: &[crate::sys::faults::Fault]) -> Self {
+        self.instance = self.instance.faults(faults);
+        self
+    }
+
     /// Tells how far [`open`](Self::open) is, ten times a second, from a thread of its own.
     pub fn on_progress(mut self, tell: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(tell));
