@@ -35,6 +35,8 @@ pub struct Builder {
     buffers: usize,
     buffer_size: usize,
     window: Duration,
+    #[cfg(test)]
+    faults: Vec<crate::sys::faults::Fault>,
 }
 
 const OPERATION: &str = "make inotify instance";
@@ -49,6 +51,8 @@ impl Default for Builder {
             buffers: 512,
             buffer_size: 16 * 1024,
             window: Duration::from_millis(4),
+            #[cfg(test)]
+            faults: Vec::new(),
         }
     }
 }
@@ -121,7 +125,17 @@ impl Builder {
             Error::os(ErrorKind::OutOfMemory, OPERATION, &cause).mended_by("ask for fewer or smaller buffers")
         })?;
         let fd = late::patiently(libc::EMFILE, InotifyFd::new).map_err(|cause| instance_error(OPERATION, &cause))?;
-        Ok(Core::new(fd, pool, self.backend, report, self.window))
+        let core = Core::new(fd, pool, self.backend, report, self.window);
+        #[cfg(test)]
+        core.feed.faults.plan(&self.faults);
+        Ok(core)
+    }
+
+    /// What is to become of its first requests.
+    #[cfg(test)]
+    pub(crate) fn faults(mut self, faults: &[crate::sys::faults::Fault]) -> Self {
+        self.faults = faults.to_vec();
+        self
     }
 
     fn check(&self, operation: &'static str) -> Result<()> {

@@ -89,15 +89,18 @@ impl Faults {
     }
 }
 
+mod ways;
+
 mod tests {
     use std::fs;
     use std::mem;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
     use std::time::{Duration, Instant};
 
     use super::Fault::{End, Short, Wake};
+    use super::ways::{PATIENCE, WAYS, Watched, Way};
     use super::*;
     use crate::engine::{Engine, Source, Wait};
     use crate::mask::Mask;
@@ -106,65 +109,32 @@ mod tests {
     use crate::sys::notifier::Notifier;
     use crate::sys::pool::Pool;
     use crate::sys::probe;
-    use crate::{Backend, BackendKind, Error, ErrorKind, EventBatch, EventStream, Inotify, Reader};
+    use crate::{Backend, BackendKind, Error, ErrorKind};
 
-    const FILES: usize = 60;
-    const PATIENCE: Duration = Duration::from_secs(30);
-
-    enum Half {
-        Stream(EventStream),
-        Reader(Reader),
-    }
-
-    impl Half {
-        fn wait(&mut self) -> Result<EventBatch, Error> {
-            let next = match self {
-                Self::Stream(stream) => stream.wait_timeout(PATIENCE),
-                Self::Reader(reader) => reader.wait_timeout(PATIENCE),
-            };
-            next.map(|batch| batch.expect("it hangs"))
-        }
-
-        fn wait_for_the_end(&mut self) -> Result<(), Error> {
-            let next = match self {
-                Self::Stream(stream) => stream.wait(),
-                Self::Reader(reader) => reader.wait(),
-            };
-            next.map_or(Ok(()), |batch| Err(batch.expect_err("nothing is left")))
-        }
-    }
-
-    /// As short as none, and another each time: so each stream has a thread and a ring that nobody else uses.
-    fn own_window() -> Duration {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        Duration::from_nanos(LAST.fetch_add(1, Ordering::Relaxed) % 900 + 10)
-    }
+    /// One at a time they take more turns than there are faults.
+    const FILES: usize = 81;
 
     /// Makes files, a few at a time, and reads until the last; then how it stands.
-    fn read(backend: Backend, stream: bool, faults: &[Fault]) -> Result<BackendKind, Error> {
+    fn read(backend: Backend, way: Way, faults: &[Fault]) -> Result<BackendKind, Error> {
         let dir = tempfile::tempdir().unwrap();
-        let inotify = Inotify::builder().backend(backend).batch_window(own_window());
-        let inotify = inotify.buffers(34).build()?;
-        inotify.add_watch(dir.path(), Mask::CREATE)?;
-        inotify.feed().faults.plan(faults);
-        let mut half = match stream {
-            true => Half::Stream(inotify.stream()?),
-            false => Half::Reader(inotify.reader()?),
-        };
+        let watched = Watched::new(backend, way, dir.path(), faults)?;
+        let mut half = watched.half(way)?;
         let mut next = 0;
         for made in 0..FILES {
             fs::write(dir.path().join(made.to_string()), "").unwrap();
-            if made % 3 < 2 {
+            if (made + 1) % way.files_at_a_time() > 0 {
                 continue;
             }
             while next <= made {
-                let batch = half.wait().inspect_err(|error| {
+                let names = half.wait().expect("it ends without a word").inspect_err(|error| {
                     assert_eq!(error.kind(), ErrorKind::ReaderFailed);
-                    assert!(half.wait().is_err_and(|again| again.kind() == ErrorKind::ReaderFailed));
+                    match half.wait() {
+                        Some(again) => assert_eq!(again.unwrap_err().kind(), ErrorKind::ReaderFailed),
+                        None => assert!(!half.fails_again()),
+                    }
                 })?;
-                assert!(!batch.overflowed());
-                for event in &batch {
-                    assert_eq!(event.name().unwrap(), next.to_string().as_str());
+                for name in names {
+                    assert_eq!(name, next.to_string().as_str());
                     next += 1;
                 }
             }
@@ -172,22 +142,34 @@ mod tests {
         // Whoever waits goes on to poll, and can still be woken.
         let failed = Arc::new(AtomicBool::new(false));
         let closer = thread::spawn({
-            let (inotify, failed) = (inotify.clone(), Arc::clone(&failed));
+            let (watched, failed) = (watched.clone(), Arc::clone(&failed));
             move || {
                 let begun = Instant::now();
-                let over = || inotify.backend().kind() == BackendKind::Epoll || failed.load(Ordering::SeqCst);
-                let polled = || !inotify.feed().faults.has_wake() || over();
+                let over = || watched.backend() == BackendKind::Epoll || failed.load(Ordering::SeqCst);
+                let polled = || !way.waits_in_the_ring() || !watched.faults().has_wake() || over();
                 while !polled() && begun.elapsed() < PATIENCE {
                     thread::yield_now();
                 }
-                inotify.close();
+                watched.close();
                 assert!(polled(), "some polls were not made");
             }
         });
-        let end = half.wait_for_the_end();
+        let end = match half.wait() {
+            Some(next) => Err(next.expect_err("nothing is left")),
+            None => Ok(()),
+        };
         failed.store(end.is_err(), Ordering::SeqCst);
         closer.join().unwrap();
-        end.map(|()| inotify.backend().kind())
+        end.map(|()| {
+            let backend = watched.backend();
+            // What it goes on after has happened.
+            let left = mem::take(&mut *watched.faults().planned());
+            assert!(
+                backend == BackendKind::Epoll || left.iter().all(|fault| matches!(fault, Short | Wake(_))),
+                "{left:?}"
+            );
+            backend
+        })
     }
 
     /// Every way there is; nothing where there is no io_uring.
@@ -195,11 +177,29 @@ mod tests {
         if probe::uring_features().is_err() {
             return;
         }
-        for backend in [Backend::Uring, Backend::Auto] {
-            for stream in [true, false] {
+        for &way in WAYS {
+            for backend in [Backend::Uring, Backend::Auto] {
+                if !way.has_ring(backend) {
+                    continue;
+                }
                 // At once, and amid events.
-                check(backend, read(backend, stream, faults));
-                check(backend, read(backend, stream, &[&[Short; 3], faults].concat()));
+                for shorts in [0, 8] {
+                    let _failed_on = FailedOn(backend, way, shorts);
+                    let faults = [&vec![Short; shorts], faults].concat();
+                    check(backend, read(backend, way, &faults));
+                }
+            }
+        }
+    }
+
+    /// Says on what a body panicked, and behind how many short reads.
+    struct FailedOn(Backend, Way, usize);
+
+    impl Drop for FailedOn {
+        fn drop(&mut self) {
+            if thread::panicking() {
+                let Self(backend, way, shorts) = self;
+                eprintln!("this was with {backend:?}, {way:?}, behind {shorts} short reads");
             }
         }
     }

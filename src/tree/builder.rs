@@ -161,6 +161,12 @@ impl TreeBuilder {
         self
     }
 
+    #[cfg(test)]
+    pub(crate) fn faults(mut self, faults: &[crate::sys::faults::Fault]) -> Self {
+        self.instance = self.instance.faults(faults);
+        self
+    }
+
     /// Tells how far [`open`](Self::open) is, ten times a second and at its end, on the thread that waits in `open`; others
     /// look at the directories meanwhile.
     pub fn on_progress(mut self, tell: impl Fn(&Progress) + Send + Sync + 'static) -> Self {

@@ -428,6 +428,11 @@ impl Tree {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn feed(&self) -> &crate::queue::Feed {
+        &self.owner.shared.core.feed
+    }
+
     /// Ends the tree, for every handle: its stream delivers what was already read and then nothing more.
     pub fn close(&self) {
         self.owner.close();

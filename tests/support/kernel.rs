@@ -106,23 +106,23 @@ fn place(line: &str) -> Option<(u64, u64)> {
 
 pub(crate) const QUEUE: &str = "/proc/sys/fs/inotify/max_queued_events";
 
-/// While it lives, instances are made with small queues: those of the whole machine, so it should live shortly. However it
-/// ends, the limit is as it was.
-pub(crate) struct SmallQueue {
+/// While it lives, instances are made with queues of another size: those of the whole machine, so it should live shortly.
+/// However it ends, the limit is as it was.
+pub(crate) struct QueueLimit {
     before: Vec<u8>,
     /// Other tests of this machine wait for it: what they would restore is not what was there before.
     _alone: File,
 }
 
-impl SmallQueue {
+impl QueueLimit {
     pub(crate) fn new(events: u64) -> io::Result<Self> {
         let alone = alone_with_queues()?;
-        let small = Self {
+        let limit = Self {
             before: fs::read(QUEUE)?,
             _alone: alone,
         };
         fs::write(QUEUE, events.to_string())?;
-        Ok(small)
+        Ok(limit)
     }
 }
 
@@ -136,7 +136,7 @@ pub(crate) fn alone_with_queues() -> io::Result<File> {
     }
 }
 
-impl Drop for SmallQueue {
+impl Drop for QueueLimit {
     fn drop(&mut self) {
         if let Err(error) = fs::write(QUEUE, &self.before) {
             eprintln!("{QUEUE} could not be restored: {error}");

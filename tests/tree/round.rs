@@ -20,14 +20,14 @@ use crate::model::{Model, Node, Watched, difference, disk};
 use crate::setting::{Round, Second, is_root};
 use crate::support::PATIENCE;
 use crate::support::child::without_capabilities;
-use crate::support::kernel::{self, SmallQueue};
+use crate::support::kernel::{self, QueueLimit};
 
 /// Opens a tree whose kernel queue is this small. An instance keeps the limit it was made under.
 fn open(round: &Round, builder: TreeBuilder) -> Tree {
     let small = || {
         round
             .queue
-            .map(|events| SmallQueue::new(events).expect("a smaller limit"))
+            .map(|events| QueueLimit::new(events).expect("a smaller limit"))
     };
     let _small = small();
     let open = || builder.open().expect("a tree");
