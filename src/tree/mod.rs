@@ -84,7 +84,7 @@ pub enum Recovery {
     #[default]
     Mark,
     /// What has changed is found and reported as [`Origin::Scan`]: what appeared, disappeared, and files of another size,
-    /// time of modification or inode. Costs about 40 bytes a file beside its name, and the time to ask for each file's
+    /// time of modification or inode. Costs 48 bytes a file beside its name, and the time to ask for each file's
     /// status when it is first seen.
     ///
     /// A file that was written since it was last looked at is reported as modified, also if its events were not lost.

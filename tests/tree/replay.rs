@@ -119,27 +119,40 @@ fn replaying_the_changes_gives_what_is_on_the_disk() {
     check(seeds(150).map(Round::of));
 }
 
-/// Rounds that failed once, as they were made smaller: seed, threads, operations. Where a fault could be had without
-/// chance, it is a test of its own in `src/tree/fed.rs` as well.
-const KEPT: &[(u64, usize, usize)] = &[(21_487, 4, 400)];
+/// Rounds that failed once. Where a fault could be had without chance, it is a test of its own in `src/tree` as well.
+const KEPT: &[fn() -> Round] = &[
+    || Round {
+        threads: 4,
+        acts: 400,
+        ..Round::of(21_487)
+    },
+    || within(80),
+    || within(1_016),
+    || within(20_777),
+    || within(31_203),
+    || within(41_402),
+    || within(100_582),
+    || within(100_933),
+];
+
+/// A round with a root in the other.
+fn within(seed: u64) -> Round {
+    Round {
+        second: Some(Second::Within),
+        ..Round::of(seed)
+    }
+}
 
 #[test]
 fn what_failed_once_holds() {
     const TIMES: usize = 5;
-    let kept = KEPT.iter().map(|&(seed, threads, acts)| Round {
-        threads,
-        acts,
-        ..Round::of(seed)
-    });
+    let kept = KEPT.iter().map(|round| round());
     check(kept.flat_map(|round| std::iter::repeat_n(round, TIMES)));
 }
 
 #[test]
 fn replaying_gives_what_is_there_with_a_root_in_another() {
-    check(seeds(60).map(|seed| Round {
-        second: Some(Second::Within),
-        ..Round::of(seed)
-    }));
+    check(seeds(60).map(within));
 }
 
 #[test]
