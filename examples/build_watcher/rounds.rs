@@ -14,6 +14,9 @@ const DOUBT: u32 = 4;
 const WARN: u32 = 8;
 const STOP: u32 = 12;
 
+/// Rounds in a row that are said to look like a loop, whatever changed in them, and when.
+const MANY: u32 = 12;
+
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Run,
@@ -29,6 +32,9 @@ pub(crate) enum Verdict {
 pub(crate) struct Rounds {
     last: Round,
     signs: u32,
+    /// Since something changed while nothing ran.
+    rounds: u32,
+    warned: bool,
     /// Whether the next run is to be late.
     late: bool,
     /// The last loop that was stopped: this is what the command does.
@@ -57,6 +63,7 @@ impl Rounds {
     /// Something changed while nothing ran: the command was not it. What is known of it stays known.
     pub(crate) fn changed_from_outside(&mut self) {
         (self.signs, self.late) = (0, false);
+        (self.rounds, self.warned) = (0, false);
     }
 
     /// These paths changed while the command ran, so long after its start.
@@ -66,9 +73,9 @@ impl Rounds {
         if self.known.as_ref().is_some_and(is_known) {
             return Verdict::Stay;
         }
-        let was = self.signs;
+        self.rounds += 1;
         self.signs = match round.is_at_time_of(&self.last) {
-            true => was + 1 + u32::from(round.paths == self.last.paths),
+            true => self.signs + 1 + u32::from(round.paths == self.last.paths),
             false => 0,
         };
         self.late = self.signs >= DOUBT && !self.late;
@@ -79,7 +86,10 @@ impl Rounds {
                 self.known = Some(self.last.clone());
                 Verdict::Stop
             }
-            WARN.. if was < WARN => Verdict::Warn,
+            signs if !self.warned && (signs >= WARN || self.rounds >= MANY) => {
+                self.warned = true;
+                Verdict::Warn
+            }
             _ => Verdict::Run,
         }
     }

@@ -27,9 +27,29 @@ fn whoever_saves_at_regular_intervals_is_no_loop() {
         for jitter in [0, 1, 40] {
             let after = |round, late| interval + interval * (round % 2) * jitter / 1000 - late;
             let told = verdicts(&mut Rounds::default(), 100, after);
-            assert!(told.iter().all(|told| *told == Verdict::Run), "{interval:?}: {told:?}");
+            // Once it is said that it looks like one.
+            let (warned, rest): (Vec<_>, Vec<_>) = told.iter().partition(|told| **told == Verdict::Warn);
+            assert_eq!(warned.len(), 1, "{interval:?}: {told:?}");
+            assert!(rest.iter().all(|told| **told == Verdict::Run), "{interval:?}: {told:?}");
         }
     }
+}
+
+/// Two files by turns, at times that are hardly alike: not for certain the command's doing, so it is not stopped.
+#[test]
+fn a_loop_that_is_not_regular_is_told_of() {
+    let mut rounds = Rounds::default();
+    let told = (1..40).map(|round| {
+        let path = PathBuf::from(format!("{}.rs", round % 2));
+        rounds.changed_by_run(vec![path], SECOND * (1 + round * round % 7))
+    });
+    let told: Vec<_> = told.collect();
+    assert_eq!(
+        told.iter().filter(|told| **told == Verdict::Warn).count(),
+        1,
+        "{told:?}"
+    );
+    assert!(!told.contains(&Verdict::Stop));
 }
 
 #[test]
