@@ -14,6 +14,9 @@ const DOUBT: u32 = 4;
 const WARN: u32 = 8;
 const STOP: u32 = 12;
 
+/// What a round at another time takes away.
+const UNLIKE: u32 = 3;
+
 /// Rounds in a row that are said to look like a loop, whatever changed in them, and when.
 const MANY: u32 = 12;
 
@@ -76,7 +79,8 @@ impl Rounds {
         self.rounds += 1;
         self.signs = match round.is_at_time_of(&self.last) {
             true => self.signs + 1 + u32::from(round.paths == self.last.paths),
-            false => 0,
+            // A loop may stumble, too.
+            false => self.signs.saturating_sub(UNLIKE),
         };
         self.late = self.signs >= DOUBT && !self.late;
         self.last = round;

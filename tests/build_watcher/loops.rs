@@ -35,6 +35,30 @@ fn whoever_saves_at_regular_intervals_is_no_loop() {
     }
 }
 
+#[test]
+fn a_loop_that_stumbles_is_stopped() {
+    for every in 6..10 {
+        let stumbling = |round, _| if round % every == 0 { 2 * SECOND } else { SECOND };
+        let told = verdicts(&mut Rounds::default(), 60, stumbling);
+        assert!(told.contains(&Verdict::Stop), "each {every}: {told:?}");
+    }
+}
+
+#[test]
+fn whoever_saves_now_and_then_is_no_loop() {
+    // As good as chance: a multiplier of an old generator.
+    let mut seed = 1_u32;
+    let chance = |_, _| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        SECOND + SECOND * (seed >> 24) / 64
+    };
+    let seeds = std::cell::RefCell::new(chance);
+    let told = verdicts(&mut Rounds::default(), 2_000, |round, late| {
+        seeds.borrow_mut()(round, late)
+    });
+    assert!(!told.contains(&Verdict::Stop), "{told:?}");
+}
+
 /// Two files by turns, at times that are hardly alike: not for certain the command's doing, so it is not stopped.
 #[test]
 fn a_loop_that_is_not_regular_is_told_of() {
