@@ -5,11 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::project::Project;
 
-#[test]
-fn another_branch_a_stash_and_a_rebase_run_the_command_once_each() {
-    let project = Project::new();
+/// A branch with so many commits, each of a file, and a commit on that which it left.
+fn branch(project: &Project, commits: usize) {
     project.git(&["checkout", "--quiet", "-b", "topic"]);
-    for number in 1..=5 {
+    for number in 1..=commits {
         project.write(&format!("src/part/topic{number}.rs"), "// topic\n");
         project.git(&["add", "."]);
         project.git(&["commit", "--quiet", "--message", "more"]);
@@ -17,7 +16,12 @@ fn another_branch_a_stash_and_a_rebase_run_the_command_once_each() {
     project.git(&["checkout", "--quiet", "main"]);
     project.write("src/main.rs", "mod part;\nfn main() { /* main */ }\n");
     project.git(&["commit", "--quiet", "--all", "--message", "main"]);
+}
 
+#[test]
+fn another_branch_a_stash_and_a_rebase_run_the_command_once_each() {
+    let project = Project::new();
+    branch(&project, 5);
     let mut watcher = project.watch(&[], "true");
     project.git(&["status"]);
     project.git(&["checkout", "--quiet", "topic"]);
@@ -50,25 +54,13 @@ fn another_branch_a_stash_and_a_rebase_run_the_command_once_each() {
 fn a_rebase_is_one_burst_however_long_its_steps_take() {
     for how in ["--merge", "--apply"] {
         let project = Project::new();
-        project.git(&["checkout", "--quiet", "-b", "topic"]);
-        for number in 1..=4 {
-            project.write(&format!("src/part/topic{number}.rs"), "// topic\n");
-            project.git(&["add", "."]);
-            project.git(&["commit", "--quiet", "--message", "more"]);
-        }
-        project.git(&["checkout", "--quiet", "main"]);
-        project.write("src/main.rs", "mod part;\nfn main() { /* main */ }\n");
-        project.git(&["commit", "--quiet", "--all", "--message", "main"]);
+        branch(&project, 4);
         for hook in ["post-commit", "post-applypatch"] {
             let path = project.path(".git/hooks").join(hook);
             project.write(&format!(".git/hooks/{hook}"), "#!/bin/sh\nsleep 0.3\n");
             fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("a mode");
         }
-        let words = ["--json", "--"]
-            .map(str::to_owned)
-            .into_iter()
-            .chain(project.counting("true"));
-        let mut watcher = project.begin_as(project.command(words));
+        let mut watcher = project.begin_with(&[], &project.counting("true"));
         watcher.await_event("finished");
         project.git(&["rebase", "--quiet", how, "main", "topic"]);
         watcher.await_event("finished");

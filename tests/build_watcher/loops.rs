@@ -105,9 +105,7 @@ fn a_loop_is_told_and_stopped_and_what_comes_at_another_time_runs_again() {
 #[test]
 fn saves_while_a_command_runs_that_does_not_end_run_it_once_each() {
     let project = Project::new();
-    let options = ["--json", "--settle", "50ms", "--"].map(str::to_owned);
-    let words = options.into_iter().chain(project.counting("exec sleep 1000"));
-    let mut watcher = project.begin_as(project.command(words));
+    let mut watcher = project.begin_with(&["--settle", "50ms"], &project.counting("exec sleep 1000"));
     for round in 1..=12 {
         watcher.await_event("started");
         // Time is what this is about.

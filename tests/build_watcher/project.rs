@@ -140,7 +140,13 @@ impl Project {
     }
 
     pub(crate) fn begin(&self, options: &[&str], command: &[String]) -> Watcher {
-        let words = ["--json", "--settle", SETTLE].iter().chain(options).chain(&["--"]);
+        let options: Vec<_> = ["--settle", SETTLE].iter().chain(options).copied().collect();
+        self.begin_with(&options, command)
+    }
+
+    /// With the settling time that these options say, if any.
+    pub(crate) fn begin_with(&self, options: &[&str], command: &[String]) -> Watcher {
+        let words = ["--json"].iter().chain(options).chain(&["--"]);
         let words = words.copied().chain(command.iter().map(String::as_str));
         self.begin_as(self.command(words))
     }

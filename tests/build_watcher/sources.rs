@@ -86,9 +86,7 @@ fn a_build_inside_runs_nothing_and_as_the_command_does_not_loop() {
 fn what_is_renamed_to_an_ignored_name_has_left_nothing_to_run_for() {
     let project = Project::new();
     // So long that the rename comes before it is over.
-    let options = ["--json", "--settle", "3s", "--"].map(str::to_owned);
-    let words = options.into_iter().chain(project.counting("true"));
-    let mut watcher = project.begin_as(project.command(words));
+    let mut watcher = project.begin_with(&["--settle", "3s"], &project.counting("true"));
     watcher.await_event("finished");
     let before = watches_of(watcher.id());
     fs::create_dir(project.path("targetAbCdEf")).expect("a directory");
