@@ -1,32 +1,42 @@
-//! The memory of a provided-buffer ring: we put buffers in, the kernel takes them out.
+//! Buffers that are lent to the kernel: the memory of a provided-buffer ring, and the tokens of what is in it.
+//!
+//! Lending is safe. Taking a buffer back is not, for the kernel may still write to it: whoever does says why it will not.
 
 use std::io;
+use std::mem;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
-use super::pool::map_anonymous;
+use super::pool::{Buffer, map_anonymous};
 
-/// A ring of entries, the tail overlaid on the first (io_uring_register_buf_ring(3), Linux 5.19).
+/// Buffers a source lends to the kernel at a time: of the default size, as many as 16,384 events with short names fill,
+/// which is all that the kernel's queue holds. With fewer, a busy window's events come in more than one turn. A power of two.
+pub(super) const LENT: u16 = u32::BITS as u16;
+
+const SIZE: usize = LENT as usize * size_of::<BufRingEntry>();
+
+/// A ring of entries, the tail overlaid on the first (io_uring_register_buf_ring(3), Linux 5.19), and what is lent by it.
 pub(super) struct BufferRing {
     base: NonNull<BufRingEntry>,
-    /// A power of two.
-    entries: u16,
     tail: u16,
+    /// What the kernel has, by the id that it names a buffer with.
+    held: [Option<Buffer>; LENT as usize],
+    /// A bit for each id by which nothing is held.
+    free: u32,
 }
 
 // SAFETY: `base` points to memory that only this struct writes; the kernel reads it.
 unsafe impl Send for BufferRing {}
 
 impl BufferRing {
-    /// `entries` is a power of two.
-    pub(super) fn new(entries: u16) -> io::Result<Self> {
-        debug_assert!(entries.is_power_of_two());
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
-            base: map_anonymous(size(entries))?.cast(),
-            entries,
+            base: map_anonymous(SIZE)?.cast(),
             tail: 0,
+            held: Default::default(),
+            free: u32::MAX,
         })
     }
 
@@ -35,9 +45,19 @@ impl BufferRing {
         self.base.as_ptr() as u64
     }
 
-    /// Offers the kernel a buffer, to be named `id` when it is filled.
-    pub(super) fn offer(&mut self, address: NonNull<u8>, size: u32, id: u16) {
-        let place = usize::from(self.tail % self.entries);
+    /// Buffers that the kernel has.
+    pub(super) fn lent(&self) -> u16 {
+        LENT - self.free.count_ones() as u16
+    }
+
+    /// Lends the kernel a buffer. Gives it back if there is no place for it.
+    pub(super) fn lend(&mut self, buffer: Buffer) -> Option<Buffer> {
+        let id = self.free.trailing_zeros() as u16;
+        if id == LENT {
+            return Some(buffer);
+        }
+        let (address, size) = buffer.room();
+        let place = usize::from(self.tail % LENT);
         // SAFETY: `place` is below the number of entries that the mapping holds.
         let mut entry = unsafe { self.base.add(place) };
         // SAFETY: aligned and mapped, and zeroed memory is a valid entry. The kernel reads it only behind the tail.
@@ -45,12 +65,38 @@ impl BufferRing {
         entry.set_addr(address.as_ptr() as u64);
         entry.set_len(size);
         entry.set_bid(id);
+        self.held[usize::from(id)] = Some(buffer);
+        self.free &= !(1 << id);
         self.publish(self.tail.wrapping_add(1));
+        None
     }
 
-    /// Takes back the last `count` offers, which the kernel has not used.
-    pub(super) fn withdraw(&mut self, count: u16) {
-        self.publish(self.tail.wrapping_sub(count));
+    /// The buffer that the kernel has by this id, if it has one.
+    ///
+    /// # Safety
+    /// The kernel has said that it took this buffer out and writes to it no more: by a completion that names it, which was
+    /// not used for this before.
+    pub(super) unsafe fn take(&mut self, id: u16) -> Option<Buffer> {
+        let buffer = self.held.get_mut(usize::from(id))?.take()?;
+        self.free |= 1 << id;
+        Some(buffer)
+    }
+
+    /// Takes what is lent out of the ring, so that a read which is still to run finds nothing. The buffers stay held.
+    ///
+    /// # Safety
+    /// The kernel does not look at the ring during the call, and has taken out no buffer but those that came back by
+    /// [`take`](Self::take).
+    pub(super) unsafe fn withdraw(&mut self) {
+        self.publish(self.tail.wrapping_sub(self.lent()));
+    }
+
+    /// Gives all buffers back to their pool. The ring is of no use afterwards.
+    ///
+    /// # Safety
+    /// The kernel writes to none of them any more: no read is left that could, or none finds them.
+    pub(super) unsafe fn reclaim(mut self) {
+        drop(mem::take(&mut self.held));
     }
 
     fn publish(&mut self, tail: u16) {
@@ -63,13 +109,45 @@ impl BufferRing {
     }
 }
 
+/// What is still lent stays with the kernel for good, and as it is: nobody has said that it writes there no more.
 impl Drop for BufferRing {
     fn drop(&mut self) {
+        mem::forget(mem::take(&mut self.held));
         // SAFETY: this is the mapping made in `new`, and nobody else has its address but the kernel, which pins it.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), size(self.entries)) };
+        unsafe { libc::munmap(self.base.as_ptr().cast(), SIZE) };
     }
 }
 
-fn size(entries: u16) -> usize {
-    usize::from(entries) * size_of::<BufRingEntry>()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::pool::Pool;
+
+    #[test]
+    fn a_buffer_is_lent_once_and_comes_back_only_if_it_is_said_to() {
+        let pool = Pool::new(usize::from(LENT) + 1, 512).unwrap();
+        let mut ring = BufferRing::new().unwrap();
+        for lent in 1..=LENT {
+            assert!(ring.lend(pool.take().unwrap()).is_none());
+            assert_eq!(ring.lent(), lent);
+        }
+        assert!(ring.lend(pool.take().unwrap()).is_some());
+        assert_eq!((ring.lent(), pool.free()), (LENT, 1));
+        // SAFETY: the ring was never registered, so there is no kernel that writes.
+        let mut take = |id| unsafe { ring.take(id) };
+        assert!(take(3).is_some() && take(3).is_none() && take(LENT).is_none());
+        assert_eq!((ring.lent(), pool.free()), (LENT - 1, 2));
+        // SAFETY: as above.
+        unsafe { ring.reclaim() };
+        assert_eq!(pool.free(), usize::from(LENT) + 1);
+    }
+
+    #[test]
+    fn what_is_lent_when_the_ring_is_dropped_stays_with_the_kernel() {
+        let pool = Pool::new(2, 512).unwrap();
+        let mut ring = BufferRing::new().unwrap();
+        assert!(ring.lend(pool.take().unwrap()).is_none());
+        drop(ring);
+        assert_eq!(pool.free(), 1);
+    }
 }

@@ -8,17 +8,13 @@ use std::sync::Arc;
 use io_uring::types::Fd;
 use io_uring::{cqueue, opcode, squeue};
 
-use super::buffer_ring::BufferRing;
+use super::buffer_ring::{BufferRing, LENT};
 use super::inotify::LARGEST_RECORD;
 use super::notifier::Notifier;
 use super::pool::Buffer;
 use crate::engine::Source;
 use crate::error::{Error, ErrorKind};
 use crate::queue::add;
-
-/// Buffers a source lends to the kernel at a time: of the default size, as many as 16,384 events with short names fill,
-/// which is all that the kernel's queue holds. With fewer, a busy window's events come in more than one turn.
-pub(super) const LENT: u16 = 32;
 
 /// Ends of a read in a row that brought neither events nor a reason not to try again.
 const MOST_FRUITLESS: u32 = 64;
@@ -27,8 +23,6 @@ const MOST_FRUITLESS: u32 = 64;
 pub(super) struct Lane {
     source: Source,
     entries: BufferRing,
-    held: [Option<Buffer>; LENT as usize],
-    lent: u16,
     /// Whether a read is with the kernel.
     pub(super) armed: bool,
     /// Whether a cancellation is with the kernel.
@@ -51,8 +45,6 @@ impl Lane {
         Self {
             source,
             entries,
-            held: Default::default(),
-            lent: 0,
             armed: false,
             cancelling: false,
             needy: false,
@@ -67,7 +59,7 @@ impl Lane {
 
     /// Whether a read is to be submitted: there is none, and there are buffers for it.
     pub(super) fn wants_read(&self) -> bool {
-        !self.armed && self.lent > 0 && !self.done
+        !self.armed && self.entries.lent() > 0 && !self.done
     }
 
     #[cfg(test)]
@@ -80,47 +72,42 @@ impl Lane {
         self.done = true;
     }
 
-    /// Takes back from the kernel the buffers it has not used. Only while it can't use them: outside `io_uring_enter`.
-    pub(super) fn withdraw(&mut self) {
-        self.entries.withdraw(self.lent);
+    /// Has a read that is left find no buffer.
+    ///
+    /// # Safety
+    /// No call of the ring is under way, and all completions were taken.
+    pub(super) unsafe fn withdraw(&mut self) {
+        // SAFETY: the kernel looks at the ring in such a call only, and says what it took by a completion.
+        unsafe { self.entries.withdraw() };
     }
 
-    /// Lets go of all but the buffers that are lent: the kernel may still write to those, so they stay as they are for good.
-    pub(super) fn leave(mut self) {
-        mem::forget(mem::take(&mut self.held));
+    /// Lets go of the lane. Without this the buffers that are lent stay with the kernel for good.
+    ///
+    /// # Safety
+    /// The kernel writes to none of them any more.
+    pub(super) unsafe fn reclaim(self) {
+        // SAFETY: the caller promises it.
+        unsafe { self.entries.reclaim() };
     }
 
     /// Lends buffers until the kernel has its share or the pool is empty. Not before the half of them are used: so most
     /// reads cost no visit to the pool.
     pub(super) fn supply(&mut self, notifier: &Arc<Notifier>) {
-        if self.done || self.lent > LENT / 2 {
+        let lent = self.entries.lent();
+        if self.done || lent > LENT / 2 {
             return;
         }
         let pool = Arc::clone(&self.source.feed.pool);
         let mut buffers = [const { None }; LENT as usize];
-        pool.fill(&mut buffers[usize::from(self.lent)..]);
-        buffers
-            .into_iter()
-            .flatten()
-            .for_each(|buffer| self.lend_anywhere(buffer));
-        if self.lent == 0
+        pool.fill(&mut buffers[usize::from(lent)..]);
+        for buffer in buffers.into_iter().flatten() {
+            self.entries.lend(buffer);
+        }
+        if self.entries.lent() == 0
             && let Some(buffer) = pool.take_or_starve(notifier)
         {
-            self.lend_anywhere(buffer);
+            self.entries.lend(buffer);
         }
-    }
-
-    fn lend_anywhere(&mut self, buffer: Buffer) {
-        if let Some(slot) = self.held.iter().position(Option::is_none) {
-            self.lend(slot as u16, buffer);
-        }
-    }
-
-    fn lend(&mut self, slot: u16, buffer: Buffer) {
-        let (address, size) = buffer.room();
-        self.entries.offer(address, size, slot);
-        self.held[usize::from(slot)] = Some(buffer);
-        self.lent += 1;
     }
 
     /// The request to read, from the buffer group `id`.
@@ -161,21 +148,20 @@ impl Lane {
     /// the feed.
     pub(super) fn complete(
         &mut self,
-        completion: &cqueue::Entry,
+        completion: cqueue::Entry,
         turn: u64,
         passed: Option<&mut Option<Buffer>>,
     ) -> bool {
         if !cqueue::more(completion.flags()) {
             self.armed = false;
         }
-        let filled = cqueue::buffer_select(completion.flags())
-            .map(|slot| (slot, self.held.get_mut(usize::from(slot)).and_then(Option::take)));
+        // SAFETY: this completion names the buffer, and is taken once.
+        let filled = cqueue::buffer_select(completion.flags()).and_then(|id| unsafe { self.entries.take(id) });
         let result = completion.result();
         #[cfg(test)]
         let result = self.pretended.take().unwrap_or(result);
         match (result, filled) {
-            (length, Some((slot, Some(mut buffer)))) if length > 0 => {
-                self.lent -= 1;
+            (length, Some(mut buffer)) if length > 0 => {
                 if !buffer.advance(length as usize) {
                     self.fail(libc::EOVERFLOW, false);
                     return false;
@@ -191,7 +177,7 @@ impl Lane {
                     Some(place @ None) if self.source.feed.pass_by() => *place = Some(buffer),
                     _ => {
                         if let Some(buffer) = self.source.feed.push(buffer) {
-                            self.lend(slot, buffer);
+                            self.entries.lend(buffer);
                         }
                     }
                 }
@@ -203,10 +189,9 @@ impl Lane {
                 false
             }
             (result, filled) => {
-                if let Some((slot, Some(buffer))) = filled {
+                if let Some(buffer) = filled {
                     // The kernel took the buffer and brought nothing.
-                    self.lent -= 1;
-                    self.lend(slot, buffer);
+                    self.entries.lend(buffer);
                 }
                 self.ended_without_events(result);
                 false
@@ -217,7 +202,7 @@ impl Lane {
     fn ended_without_events(&mut self, result: i32) {
         match -result {
             // No buffer was left, which loses nothing: the lane is supplied and armed again.
-            libc::ENOBUFS if self.lent == 0 => self.behind = true,
+            libc::ENOBUFS if self.entries.lent() == 0 => self.behind = true,
             // Ended by the kernel, or never begun. Tried again, but not for ever.
             0 | libc::ENOBUFS | libc::ECANCELED | libc::EAGAIN | libc::EINTR => {
                 self.behind = true;

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
-use super::buffer_ring::BufferRing;
+use super::buffer_ring::{BufferRing, LENT};
 use super::eventfd::timespec;
-use super::lane::LENT;
 use super::late;
 use crate::backend::Features;
 use crate::engine::Wait;

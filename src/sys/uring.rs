@@ -6,8 +6,8 @@
 //!    between two calls nothing is written to any buffer, and on another thread the ring can be let go of safely.
 //! 2. However many events arrive while nobody waits, they are read together at the next call.
 //!
-//! A buffer that is lent to the kernel stays in `Lane::held`, which is where the kernel's "buffer id" points. It leaves
-//! when a completion says it was filled, or when the read is known to have ended.
+//! A buffer that is lent to the kernel stays in the lane's `BufferRing`, where the kernel's "buffer id" points. It leaves when a
+//! completion says it was filled, or when the read is known to have ended.
 
 use std::fmt;
 use std::io;
@@ -19,9 +19,9 @@ use std::time::Duration;
 use io_uring::types::Fd;
 use io_uring::{cqueue, opcode};
 
-use super::buffer_ring::BufferRing;
+use super::buffer_ring::{BufferRing, LENT};
 use super::fork::Home;
-use super::lane::{LENT, Lane};
+use super::lane::Lane;
 use super::late;
 use super::notifier::Notifier;
 use super::pool::Buffer;
@@ -147,7 +147,7 @@ impl Uring {
         if index == self.lanes.len() {
             self.lanes.push(None);
         }
-        let entries = BufferRing::new(LENT)?;
+        let entries = BufferRing::new()?;
         self.ring.register(id, &entries)?;
         let lane = Lane::new(source, entries);
         #[cfg(test)]
@@ -278,7 +278,7 @@ impl Uring {
                     };
                     let passed = self.in_place.then_some(&mut self.passed);
                     let was_armed = lane.armed;
-                    events |= lane.complete(&completion, self.turn, passed);
+                    events |= lane.complete(completion, self.turn, passed);
                     self.armed -= usize::from(was_armed && !lane.armed);
                     self.behind |= mem::take(&mut lane.behind);
                     if !mem::replace(&mut lane.needy, true) {
@@ -301,17 +301,18 @@ impl Uring {
         if !self.cancel(id) {
             let certain = self.lost_nothing();
             if self.ring.refused.is_some() && certain {
-                return self.abandon(id);
+                // SAFETY: it refuses to be called, and `lost_nothing` took all there was.
+                return unsafe { self.abandon(id) };
             }
             // The kernel never said that the read has ended. What it may write to is left to it; but as far as it can be
             // told which buffers it has, it gets no other: what the read would take from the queue, nobody would see.
             if let Some(mut lane) = self.lanes[usize::from(id)].take() {
                 if certain {
-                    lane.withdraw();
+                    // SAFETY: no call is under way, and `lost_nothing` took all there was.
+                    unsafe { lane.withdraw() };
                 }
                 self.armed -= usize::from(lane.armed);
                 self.left.push(id);
-                lane.leave();
             }
             return;
         }
@@ -319,7 +320,10 @@ impl Uring {
             // No read is left that could use what is registered.
             self.left.push(id);
         }
-        self.lanes[usize::from(id)] = None;
+        if let Some(lane) = self.lanes[usize::from(id)].take() {
+            // SAFETY: the kernel has said that its read has ended.
+            unsafe { lane.reclaim() };
+        }
     }
 
     /// A buffer may have come back to any lane that ran out.
@@ -365,13 +369,19 @@ impl Uring {
     }
 
     /// Lets go of a lane whose ring can't be called: its thread is another, or has ended, or the kernel refuses. See the
-    /// head of this file for why this is safe. All that has come was taken before.
-    fn abandon(&mut self, id: u16) {
+    /// head of this file for why it can be.
+    ///
+    /// # Safety
+    /// The ring is not called any more, and all completions were taken.
+    unsafe fn abandon(&mut self, id: u16) {
         if let Some(mut lane) = self.lanes[id as usize].take() {
             // Closing the ring cancels its reads, but later, and on old kernels a read that was just due may run once
             // more. With no buffer to select it ends with `ENOBUFS` before it takes an event from the queue.
-            lane.withdraw();
+            // SAFETY: no call is under way, and the caller promises that all completions were taken.
+            unsafe { lane.withdraw() };
             self.armed -= usize::from(lane.armed);
+            // SAFETY: the kernel reads only in calls, of which none comes any more, and would find no buffer.
+            unsafe { lane.reclaim() };
         }
     }
 }
@@ -389,8 +399,9 @@ impl Drop for Uring {
         for index in 0..self.lanes.len() as u16 {
             match (callable, certain) {
                 (true, _) => self.detach(SourceId(index)),
-                (false, true) => self.abandon(index),
-                (false, false) => drop(self.lanes[usize::from(index)].take().map(Lane::leave)),
+                // SAFETY: it is being dropped, and `lost_nothing` took all there was.
+                (false, true) => unsafe { self.abandon(index) },
+                (false, false) => self.lanes[usize::from(index)] = None,
             }
         }
         late::ring_closed();
