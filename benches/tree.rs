@@ -1,4 +1,5 @@
-//! Trees of many directories: how long it takes to open one, what it costs in memory, and what an event costs.
+//! Trees of many directories: how long it takes to open one, and to recover from a loss; what it costs in memory, and what an
+//! event costs.
 //!
 //! ```sh
 //! cargo bench --bench tree                       # 10,000 directories
@@ -51,6 +52,7 @@ fn main() {
         return;
     }
     memory(&root, directories, files);
+    recovering(&root, directories, rounds);
     renaming(&root, rounds);
     events(&root, rounds);
 }
@@ -170,6 +172,50 @@ fn memory(root: &Path, directories: usize, files: usize) {
         mark.memory as f64 / directories as f64,
         (diff.memory - mark.memory) as f64 / files as f64
     );
+}
+
+/// From the moment in which a consumer comes back to what has overflowed to the barrier behind it, beside opening.
+fn recovering(root: &Path, directories: usize, rounds: usize) {
+    let queue = ringwatch::Limits::read().expect("the limits").max_queued_events as usize;
+    let file = |number| fs::File::create(root.join(format!("flood-{number}"))).expect("a file");
+    let files = [file(0), file(1)];
+    let mut times: [[Vec<Duration>; 2]; 2] = Default::default();
+    for _ in 0..rounds {
+        for (place, recovery) in [(0, Recovery::Mark), (1, Recovery::Diff)] {
+            let begun = Instant::now();
+            // With little memory, so that what is not consumed stays in the kernel's queue.
+            let builder = Tree::builder(root).recovery(recovery).buffers(2).buffer_size(4096);
+            let tree = builder.open().expect("a tree");
+            times[place][0].push(begun.elapsed());
+            for number in 0..queue + 2_000 {
+                std::os::unix::fs::FileExt::write_at(&files[number % 2], b"x", 0).expect("a byte");
+            }
+            let begun = Instant::now();
+            let mut stream = tree.stream().expect("a stream");
+            let mut barrier = None;
+            'all: for batch in stream.blocking() {
+                for change in &batch.expect("a batch") {
+                    if change.is_overflow() {
+                        barrier = Some(tree.barrier().expect("a barrier"));
+                    } else if barrier.is_some() && change.barrier() == barrier {
+                        break 'all;
+                    }
+                }
+            }
+            times[place][1].push(begun.elapsed());
+            assert_eq!(tree.stats().directories, directories);
+            assert!(tree.stats().instance.overflows > 0);
+        }
+    }
+    for (name, [open, recover]) in ["Mark", "Diff"].into_iter().zip(times.map(|times| times.map(median))) {
+        println!(
+            "recovery with {name}: {recover:.1?} to the barrier behind it, {:.2} times as long as opening",
+            recover.as_secs_f64() / open.as_secs_f64()
+        );
+    }
+    for number in 0..2 {
+        fs::remove_file(root.join(format!("flood-{number}"))).expect("removed");
+    }
 }
 
 /// A rename of all there is, against one of an empty directory.
