@@ -7,7 +7,6 @@ mod support;
 
 use std::fs;
 use std::io;
-use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -290,6 +289,8 @@ struct Cgroup {
     place: PathBuf,
     /// Of the second version, the figures of which have other names.
     unified: bool,
+    /// It is removed when this is dropped.
+    own: bool,
 }
 
 /// Whether memory is kept account of by the second version of cgroups.
@@ -317,6 +318,7 @@ impl Cgroup {
         Ok(Self {
             place,
             unified: is_unified()?,
+            own: true,
         })
     }
 
@@ -368,7 +370,9 @@ fn move_to(group: &Path) {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.place) {
+        if self.own
+            && let Err(error) = fs::remove_dir(&self.place)
+        {
             eprintln!("{:?} could not be removed: {error}", self.place);
         }
     }
@@ -382,8 +386,9 @@ fn with_cgroup(test: &str, body: impl FnOnce(&Cgroup)) {
         let group = Cgroup {
             place: place.into(),
             unified: is_unified().expect("cgroups"),
+            own: false,
         };
-        return body(&ManuallyDrop::new(group));
+        return body(&group);
     }
     let group = match Cgroup::new(test) {
         Ok(group) => group,

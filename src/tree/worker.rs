@@ -354,14 +354,12 @@ impl Worker {
         }
         self.open_if_done();
         let calm = self.tracker.is_calm();
-        let stirred = self.tracker.stirred;
-        for held in &mut self.barriers {
-            // What was void is to be looked at once more.
-            held.sessions = if stirred {
-                held.sessions.max(1)
-            } else {
-                held.sessions - 1
-            };
+        // What was void is to be looked at once more.
+        if !self.tracker.stirred {
+            for held in &mut self.barriers {
+                // One behind another may have waited for less, and passes with it.
+                held.sessions = held.sessions.saturating_sub(1);
+            }
         }
         let due = self
             .barriers

@@ -1,6 +1,6 @@
 //! One round of the replay: random operations at full speed, a consumer who takes the changes, and what must hold then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringwatch::ErrorKind;
-use ringwatch::tree::{Recovery, Tree, TreeBuilder};
+use ringwatch::tree::{Change, Recovery, Tree, TreeBuilder};
+use ringwatch::{Barrier, ErrorKind};
 use tempfile::TempDir;
 
 use crate::acts::{Act, Field, Random, act, do_act};
@@ -148,6 +148,7 @@ fn consume(round: &Round, base: &Path, start: &Start, finished: &AtomicBool) -> 
         },
         has_second: false,
         model: Model::new(base, Node::dir()),
+        barriers: VecDeque::new(),
         watched: Watched::new(open(round, builder)),
         root,
     };
@@ -168,6 +169,8 @@ struct Consumer<'a> {
     has_second: bool,
     /// Of the directory that the roots are in.
     model: Model,
+    /// Those that were set and have not come.
+    barriers: VecDeque<Barrier>,
     watched: Watched,
 }
 
@@ -182,16 +185,20 @@ impl Consumer<'_> {
 
     fn follow(&mut self, finished: &AtomicBool) -> Result<(), String> {
         let mut random = Random::new(self.round.seed ^ 77);
+        let mut marking = Random::new(self.round.seed ^ 78);
         while !finished.load(Ordering::Acquire) {
             let batch = self.watched.stream.wait_timeout(Duration::from_millis(1));
             let Some(batch) = batch.map_err(|error| error.to_string())? else {
                 continue;
             };
             for change in &batch {
-                let applied = self.model.apply(&change.to_owned());
-                applied.or_else(|fault| self.excused(fault))?;
+                self.take(change)?;
             }
             drop(batch);
+            if marking.one_in(6) {
+                // Where there is no room for its watch there is none.
+                self.barriers.extend(self.watched.tree.barrier());
+            }
             if self.round.slow {
                 thread::sleep(Duration::from_micros(random.below(3000)));
             }
@@ -251,6 +258,17 @@ impl Consumer<'_> {
         if self.lost() { Ok(()) } else { Err(fault) }
     }
 
+    /// Each barrier comes once, in the order in which they were set.
+    fn take(&mut self, change: Change<'_>) -> Result<(), String> {
+        if let Some(barrier) = change.barrier()
+            && self.barriers.pop_front() != Some(barrier)
+        {
+            return Err(format!("{barrier:?} is out of turn"));
+        }
+        let applied = self.model.apply(&change.to_owned());
+        applied.or_else(|fault| self.excused(fault))
+    }
+
     /// Takes all that has happened.
     fn calm(&mut self) -> Result<(), String> {
         let begun = Instant::now();
@@ -262,18 +280,16 @@ impl Consumer<'_> {
                 Err(error) => return Err(error.to_string()),
             }
         };
+        self.barriers.push_back(barrier);
         loop {
             let batch = self.watched.stream.wait_timeout(PATIENCE);
             let Some(batch) = batch.map_err(|error| error.to_string())? else {
                 return Err(format!("the barrier did not come: {:?}", self.watched.tree.stats()));
             };
-            let mut reached = false;
             for change in &batch {
-                reached |= change.barrier() == Some(barrier);
-                let applied = self.model.apply(&change.to_owned());
-                applied.or_else(|fault| self.excused(fault))?;
+                self.take(change)?;
             }
-            if reached {
+            if self.barriers.is_empty() {
                 return Ok(());
             }
             if begun.elapsed() > PATIENCE {

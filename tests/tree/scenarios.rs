@@ -1,14 +1,17 @@
 //! What every recursive watcher meets.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use ringwatch::tree::{Origin, OwnedChange, Tree, TreeBuilder};
 use ringwatch::{Backend, Mask};
 use tempfile::{TempDir, tempdir};
 
 use crate::model::Watched;
-use crate::support::{backends, kernel};
+use crate::support::{PATIENCE, backends, kernel};
 
 fn on_every_backend(body: impl Fn(&dyn Fn(&Path) -> TreeBuilder)) {
     for &backend in backends() {
@@ -187,6 +190,38 @@ fn a_barrier_passes_where_what_was_to_be_looked_at_is_gone() {
             let barrier = watched.tree.barrier().unwrap();
             fs::remove_dir(place.root.join("brief")).unwrap();
             watched.until(barrier);
+        }
+    });
+}
+
+/// The one behind may have less to wait for than the one before it.
+#[test]
+fn barriers_behind_one_another_come_in_turn() {
+    const ROUNDS: u64 = 501;
+    on_every_backend(|builder| {
+        let place = place();
+        let tree = builder(&place.root).open().unwrap();
+        let mut stream = tree.stream().unwrap();
+        let mut set = VecDeque::new();
+        for round in 0..ROUNDS {
+            let [first, brief, second] = ["first", "brief", "second"].map(|name| place.root.join(name));
+            fs::create_dir(&first).unwrap();
+            // The look at it may begin before the rest, amid that, or behind.
+            thread::sleep(Duration::from_micros(50 * (round % 20)));
+            fs::create_dir(&brief).unwrap();
+            set.push_back(tree.barrier().unwrap());
+            fs::remove_dir(&brief).unwrap();
+            set.push_back(tree.barrier().unwrap());
+            fs::create_dir(&second).unwrap();
+            thread::sleep(Duration::from_micros(100 * (round % 7)));
+            fs::remove_dir(&second).unwrap();
+            fs::remove_dir(&first).unwrap();
+            while round % 5 == 0 && !set.is_empty() {
+                let batch = stream.wait_timeout(PATIENCE).unwrap().expect("a barrier that was due");
+                for barrier in batch.iter().filter_map(|change| change.barrier()) {
+                    assert_eq!(Some(barrier), set.pop_front());
+                }
+            }
         }
     });
 }
