@@ -170,7 +170,7 @@ impl Inotify {
     }
 
     /// Ends the instance, for every handle: its watches end, and its stream or reader delivers what was already read and
-    /// then nothing more. Closing a closed instance does nothing.
+    /// then nothing more, but for the error if reading had failed before. Closing a closed instance does nothing.
     ///
     /// What still waits in the kernel's queue is lost with it. To stop without losing that, set a
     /// [`barrier`](Self::barrier), and close when it arrives.

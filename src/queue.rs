@@ -206,9 +206,12 @@ impl Queue {
         self.state.lock().closed
     }
 
-    /// Ends the reading with an error, behind everything that was read.
+    /// Ends the reading with an error, behind everything that was read. Once it was closed, only what is lost is worth one.
     pub(crate) fn fail(&self, error: Error, lossless: bool) {
         let mut state = self.state.lock();
+        if state.closed && lossless {
+            return;
+        }
         state.failure = Some(Failure { error, lossless });
         self.wake(state);
     }
@@ -367,19 +370,29 @@ mod tests {
 
     #[test]
     fn what_was_read_is_delivered_before_close_and_before_failure() {
-        let feed = feed(4);
-        push(&feed, 1, 12);
-        push(&feed, 2, 12);
-        feed.queue.fail(Error::text(ErrorKind::ReaderFailed, "read", "x"), true);
-        feed.queue.close(&feed);
-        let order: Vec<_> = std::iter::from_fn(|| match feed.queue.take(None) {
-            Taken::Closed => None,
-            Taken::Buffer(buffer) => Some(buffer.filled()[0]),
-            Taken::Failed(_) => Some(9),
-            other => panic!("{other:?}"),
-        })
-        .collect();
-        // Four records of the second read fitted behind those of the first.
-        assert_eq!(order, [1, 6, 9]);
+        const READ: [u8; 2] = [1, 6];
+        const FAILED: u8 = 9;
+        for (closed_first, lossless) in [(false, true), (false, false), (true, true), (true, false)] {
+            let feed = feed(4);
+            push(&feed, 1, 12);
+            // Four of these fit behind the first.
+            push(&feed, 2, 12);
+            if closed_first {
+                feed.queue.close(&feed);
+            }
+            let error = Error::text(ErrorKind::ReaderFailed, "read", "x");
+            feed.queue.fail(error, lossless);
+            feed.queue.close(&feed);
+            let order: Vec<_> = std::iter::from_fn(|| match feed.queue.take(None) {
+                Taken::Closed => None,
+                Taken::Buffer(buffer) => Some(buffer.filled()[0]),
+                Taken::Failed(_) => Some(FAILED),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+            let told = !(closed_first && lossless);
+            let expected: Vec<_> = READ.into_iter().chain(told.then_some(FAILED)).collect();
+            assert_eq!(order, expected, "closed first: {closed_first}, lossless: {lossless}");
+        }
     }
 }

@@ -122,14 +122,14 @@ impl Reader {
 
     fn wait_until(&mut self, deadline: Option<Instant>) -> Result<Option<EventBatch>> {
         self.check_home()?;
-        let shown = self.gate.shown().map_err(|cause| self.failed(&cause))?;
+        let shown = self.is_shown()?;
         let batch = self.wait_for(deadline);
+        let mut opened = Ok(());
         if shown {
-            let opened = self.gate.open(&self.source.fd);
-            opened.map_err(|cause| self.failed(&cause))?;
+            opened = self.gate.open(&self.source.fd);
             self.show_rest();
         }
-        batch
+        self.behind(batch?, opened)
     }
 
     fn wait_for(&mut self, deadline: Option<Instant>) -> Result<Option<EventBatch>> {
@@ -163,25 +163,48 @@ impl Reader {
     /// As [`wait_timeout`](Self::wait_timeout).
     pub fn try_next(&mut self) -> Result<Option<EventBatch>> {
         self.check_home()?;
-        let shown = self.gate.shown().map_err(|cause| self.failed(&cause))?;
+        let shown = self.is_shown()?;
         if shown {
             self.take_signal();
         }
         self.check_not_ended()?;
         let mut batch = self.take()?;
+        let mut gated = Ok(());
         if batch.is_none() && !self.gate.is_shut() {
             batch = self.ask()?;
-            let gated = if batch.is_none() && shown && self.is_starved() {
+            gated = if batch.is_none() && shown && self.is_starved() {
                 self.gate.starved(&self.source.fd)
             } else {
                 self.gate.asked(&self.source.fd, batch.is_some(), self.core.window)
             };
-            gated.map_err(|cause| self.failed(&cause))?;
         }
         if shown {
             self.show_rest();
         }
-        Ok(batch)
+        self.behind(batch, gated)
+    }
+
+    fn is_shown(&mut self) -> Result<bool> {
+        match self.gate.shown() {
+            // There is nothing more to be shown.
+            Err(_) if self.core.feed.queue.is_closed() => Ok(false),
+            shown => shown.map_err(|cause| self.failed(&cause)),
+        }
+    }
+
+    /// The batch that was taken, and behind it what has failed since.
+    fn behind(&mut self, batch: Option<EventBatch>, outcome: io::Result<()>) -> Result<Option<EventBatch>> {
+        match (outcome, batch) {
+            (Err(cause), None) => Err(self.failed(&cause)),
+            (Err(cause), batch) if !self.core.feed.queue.is_closed() => {
+                self.core
+                    .feed
+                    .queue
+                    .fail(Error::os(ErrorKind::ReaderFailed, WAIT, &cause), false);
+                Ok(batch)
+            }
+            (_, batch) => Ok(batch),
+        }
     }
 
     /// What tokio is to wait on, from now on.
@@ -393,6 +416,11 @@ impl Reader {
             Err(cause) => {
                 let lossless = engine.lost_nothing();
                 let error = engine.failure(&cause);
+                if lossless && self.core.feed.queue.is_closed() {
+                    // What was read comes, and then the end.
+                    self.engine = None;
+                    return Ok(None);
+                }
                 self.outlive(Failure { error, lossless })
             }
         }
@@ -414,7 +442,10 @@ impl Reader {
 
     fn failed(&mut self, cause: &std::io::Error) -> Error {
         self.end();
-        Error::os(ErrorKind::ReaderFailed, WAIT, cause)
+        match self.core.feed.queue.is_closed() {
+            true => Error::closed(WAIT),
+            false => Error::os(ErrorKind::ReaderFailed, WAIT, cause),
+        }
     }
 }
 

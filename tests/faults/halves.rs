@@ -115,8 +115,9 @@ impl Half {
             ended |= batch.iter().any(|event| event.mask().contains(Mask::IGNORED));
         }
         inotify.close();
-        // What it was just about to do may fail yet.
+        // What had failed before is told, and then it ends.
         self.wait().transpose()?;
+        assert!(self.wait().is_none(), "it goes on behind the end");
         Ok(seen)
     }
 
