@@ -5,7 +5,9 @@
 //! real ones: the kernel is asked for what it can't do.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use io_uring::{opcode, squeue};
 
@@ -16,6 +18,12 @@ pub(crate) enum Fault {
     End(i32),
     /// The read ends behind the first events, as a multishot read may at any time.
     Short,
+    /// The read takes a buffer and brings nothing. It is one of `/dev/null`.
+    Nothing,
+    /// The read is said to have brought more than the buffer holds.
+    Long,
+    /// The read is said to have filled a buffer that was not lent.
+    Astray,
     /// The cancellation of the read fails, and the read goes on.
     Cancel(Cancel),
     /// The poll of the notifier ends with this result.
@@ -67,7 +75,7 @@ impl Faults {
     }
 
     pub(super) fn of_read(&self) -> Option<Fault> {
-        self.take(|fault| matches!(fault, Fault::End(_) | Fault::Short).then_some(fault))
+        self.take(|fault| (!matches!(fault, Fault::Cancel(_) | Fault::Wake(_))).then_some(fault))
     }
 
     pub(super) fn of_cancel(&self) -> Option<Cancel> {
@@ -89,6 +97,13 @@ impl Faults {
     }
 }
 
+/// A descriptor of which there is nothing to read.
+pub(super) fn nothing() -> RawFd {
+    static NULL: OnceLock<File> = OnceLock::new();
+    NULL.get_or_init(|| File::open("/dev/null").expect("/dev/null"))
+        .as_raw_fd()
+}
+
 mod ways;
 
 mod tests {
@@ -99,7 +114,7 @@ mod tests {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    use super::Fault::{End, Short, Wake};
+    use super::Fault::{Astray, End, Long, Nothing, Short, Wake};
     use super::ways::{PATIENCE, WAYS, Watched, Way};
     use super::*;
     use crate::engine::{Engine, Source, Wait};
@@ -174,7 +189,7 @@ mod tests {
 
     /// Every way there is; nothing where there is no io_uring.
     fn each(faults: &[Fault], check: impl Fn(Backend, Result<BackendKind, Error>)) {
-        if probe::uring_features().is_err() {
+        if probe::features_for_a_test().is_none() {
             return;
         }
         for &way in WAYS {
@@ -266,9 +281,7 @@ mod tests {
     /// the same instance is read through the same ring again, and nothing is missing.
     /// Answers how many of the faults were not made.
     fn detach(cancels: &[Cancel]) -> usize {
-        let Ok(features) = probe::uring_features() else {
-            return 0;
-        };
+        let features = probe::features_for_a_test().expect("a ring");
         let mut engine = Engine::new(Some(features), 2, Arc::new(Notifier::new().unwrap())).unwrap();
         let source = Source {
             fd: Arc::new(InotifyFd::new().unwrap()),
@@ -317,6 +330,9 @@ mod tests {
 
     #[test]
     fn a_cancellation_that_fails_is_made_again() {
+        if probe::features_for_a_test().is_none() {
+            return;
+        }
         for how in [Cancel::Misses, Cancel::Invalid, Cancel::Lies] {
             for times in [1, 5, 60] {
                 assert_eq!(detach(&vec![how; times]), 0, "{how:?}");
@@ -327,7 +343,7 @@ mod tests {
     /// It waits ten seconds for the kernel.
     #[test]
     fn a_read_that_can_not_be_cancelled_takes_no_events_from_the_next() {
-        if probe::uring_features().is_err() {
+        if probe::features_for_a_test().is_none() {
             return;
         }
         thread::scope(|scope| {
@@ -340,8 +356,26 @@ mod tests {
     /// Nobody knows where they are, so nobody may go on as if nothing had happened.
     #[test]
     fn events_in_a_buffer_without_a_name_are_an_error_on_every_choice() {
-        each(&[End(32)], |_, outcome| {
-            assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::EBADMSG));
+        for fault in [End(32), Astray] {
+            each(&[fault], |_, outcome| {
+                assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::EBADMSG));
+            });
+        }
+    }
+
+    #[test]
+    fn more_events_than_a_buffer_holds_are_an_error_on_every_choice() {
+        each(&[Long], |_, outcome| {
+            assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::EOVERFLOW));
+        });
+    }
+
+    /// More of them than there are buffers.
+    #[test]
+    fn a_buffer_that_comes_back_empty_is_lent_again() {
+        let some = [&[Nothing; 60][..], &[Short]].concat();
+        each(&some.repeat(10), |_, outcome| {
+            assert_eq!(outcome.unwrap(), BackendKind::Uring)
         });
     }
 
@@ -349,7 +383,9 @@ mod tests {
     fn completions_that_do_not_fit_the_ring_are_not_lost() {
         const SOURCES: usize = 40;
         const EVENTS: usize = 30;
-        let Ok(features) = probe::uring_features() else { return };
+        let Some(features) = probe::features_for_a_test() else {
+            return;
+        };
         // Room for eight completions; each buffer holds nine of these events.
         let notifier = Arc::new(Notifier::new().unwrap());
         let mut engine = Engine::new(Some(features), 0, notifier).unwrap();

@@ -9,6 +9,8 @@ use io_uring::types::Fd;
 use io_uring::{cqueue, opcode, squeue};
 
 use super::buffer_ring::{BufferRing, LENT};
+#[cfg(test)]
+use super::faults::Fault;
 use super::inotify::LARGEST_RECORD;
 use super::notifier::Notifier;
 use super::pool::Buffer;
@@ -35,9 +37,9 @@ pub(super) struct Lane {
     pub(super) behind: bool,
     fruitless: u32,
     last_turn: u64,
-    /// What the read under way is to end with.
+    /// How the read under way is to end.
     #[cfg(test)]
-    pretended: Option<i32>,
+    pretended: Option<Fault>,
 }
 
 impl Lane {
@@ -112,16 +114,17 @@ impl Lane {
 
     /// The request to read, from the buffer group `id`.
     pub(super) fn read(&mut self, id: u16, multishot: bool) -> squeue::Entry {
-        #[cfg(test)]
-        let multishot = match self.source.feed.faults.of_read() {
-            Some(super::faults::Fault::End(result)) => {
-                self.pretended = Some(result);
-                return opcode::Nop::new().build();
-            }
-            Some(_) => false,
-            None => multishot,
-        };
         let fd = Fd(self.source.fd.as_fd().as_raw_fd());
+        #[cfg(test)]
+        let (fd, multishot) = {
+            self.pretended = self.source.feed.faults.of_read();
+            match self.pretended {
+                Some(Fault::End(_)) => return opcode::Nop::new().build(),
+                Some(Fault::Nothing) => (Fd(super::faults::nothing()), false),
+                Some(_) => (fd, false),
+                None => (fd, multishot),
+            }
+        };
         // Offset -1: at the file's own position, as read(2). inotify has none.
         if multishot {
             opcode::ReadMulti::new(fd, 0, id).offset(u64::MAX).build()
@@ -146,7 +149,10 @@ impl Lane {
 
     /// Takes one completion of the read. Answers whether it brought events. They go to `passed` if there is room, else to
     /// the feed.
-    pub(super) fn complete(
+    ///
+    /// # Safety
+    /// The kernel has sent it for a read of this lane, and it was not given here before.
+    pub(super) unsafe fn complete(
         &mut self,
         completion: cqueue::Entry,
         turn: u64,
@@ -155,11 +161,16 @@ impl Lane {
         if !cqueue::more(completion.flags()) {
             self.armed = false;
         }
-        // SAFETY: this completion names the buffer, and is taken once.
-        let filled = cqueue::buffer_select(completion.flags()).and_then(|id| unsafe { self.entries.take(id) });
-        let result = completion.result();
+        let (result, id) = (completion.result(), cqueue::buffer_select(completion.flags()));
         #[cfg(test)]
-        let result = self.pretended.take().unwrap_or(result);
+        let (result, id) = match self.pretended.take() {
+            Some(Fault::End(pretended)) => (pretended, id),
+            Some(Fault::Long) => (i32::MAX, id),
+            Some(Fault::Astray) => (result, Some(LENT)),
+            _ => (result, id),
+        };
+        // SAFETY: this completion names the buffer, and comes here once, as the caller promises.
+        let filled = id.and_then(|id| unsafe { self.entries.take(id) });
         match (result, filled) {
             (length, Some(mut buffer)) if length > 0 => {
                 if !buffer.advance(length as usize) {

@@ -27,6 +27,25 @@ pub(crate) fn uring_features() -> Result<Features, Error> {
     Ok(*KNOWN.get().get_or_init(|| found))
 }
 
+/// For a test that needs a ring: says aloud if there is none, and fails if there must be one.
+#[cfg(test)]
+pub(crate) fn features_for_a_test() -> Option<Features> {
+    let refusal = match uring_features() {
+        Ok(features) => return Some(features),
+        Err(refusal) => refusal,
+    };
+    let required = std::env::var("RINGWATCH_REQUIRE_URING");
+    assert!(
+        required.as_deref() != Ok("1"),
+        "RINGWATCH_REQUIRE_URING is set, and io_uring can't be had: {refusal}"
+    );
+    let _ = io::Write::write_all(
+        &mut io::stderr(),
+        format!("SKIPPED: io_uring can't be had here: {refusal}\n").as_bytes(),
+    );
+    None
+}
+
 fn find_features() -> Result<Features, Error> {
     let refused = |operation| move |cause: io::Error| refusal(operation, &cause);
     let notifier = || Notifier::new().map(Arc::new).map_err(refused("make an eventfd"));

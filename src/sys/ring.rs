@@ -78,7 +78,10 @@ impl Ring {
     }
 
     /// Makes a lane's provided-buffer ring known to the kernel.
-    pub(super) fn register(&self, id: u16, entries: &BufferRing) -> io::Result<()> {
+    ///
+    /// # Safety
+    /// It was not made known before: the kernel would take each buffer once for every group.
+    pub(super) unsafe fn register(&self, id: u16, entries: &BufferRing) -> io::Result<()> {
         let submitter = self.inner.submitter();
         // SAFETY: the memory is page-aligned and holds `LENT` entries. It may be unmapped while it is registered: the kernel
         // pins its pages (5.19), and looks at them by a mapping of its own.

@@ -252,7 +252,7 @@ impl Shown {
                 None if self.waiting => until_readable(&self.reader),
                 _ => {}
             }
-            let batch = self.reader.try_next()?;
+            let batch = self.reader.try_next().inspect_err(|_| self.waiting = false)?;
             self.waiting = batch.is_none();
             if batch.is_some() {
                 return Ok(batch);
