@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ringwatch::tree::Tree;
-use ringwatch::{Backend, Error, ErrorKind, Inotify, Limits, Mask, OwnedEvent, Result};
+use ringwatch::{Backend, BackendKind, Error, ErrorKind, Inotify, Limits, Mask, OwnedEvent, Result};
 use support::child::{in_child, in_namespaces, mount_memory, mount_memory_as};
 use support::kernel::{QueueLimit, alone_with_queues};
 use support::{Flood, backends, on_every_backend, seen, skip};
@@ -505,4 +505,25 @@ fn there_is_little_memory() {
             assert_eq!(group.killed(), 0);
         });
     });
+}
+
+/// Whether io_uring works is tried with more events than it may hold.
+#[test]
+fn the_kernels_queue_is_short() {
+    // In the child it is not known yet.
+    if std::env::var_os(support::child::IN_CHILD).is_none() && !backends().contains(&Backend::Uring) {
+        return;
+    }
+    in_child(
+        "the_kernels_queue_is_short",
+        |_| (),
+        || {
+            let _queue = match QueueLimit::new(8) {
+                Ok(queue) => queue,
+                Err(denied) => return skip("a shorter queue", "RINGWATCH_REQUIRE_CGROUP", &denied),
+            };
+            let by_name = Inotify::builder().backend(Backend::Uring).build();
+            assert_eq!(by_name.expect("a ring").backend().kind(), BackendKind::Uring);
+        },
+    );
 }

@@ -85,6 +85,8 @@ pub(crate) struct PerProcess<T: 'static>(AtomicPtr<Owned<T>>);
 struct Owned<T> {
     home: Home,
     value: T,
+    /// The parent's, so that it is not taken for lost.
+    _parents: *mut Owned<T>,
 }
 
 impl<T: Default + Sync + 'static> PerProcess<T> {
@@ -103,6 +105,7 @@ impl<T: Default + Sync + 'static> PerProcess<T> {
         let new = Box::into_raw(Box::new(Owned {
             home: Home::new(),
             value: T::default(),
+            _parents: known,
         }));
         match self.0.compare_exchange(known, new, Ordering::AcqRel, Ordering::Acquire) {
             // SAFETY: made above, and never freed from now on.
