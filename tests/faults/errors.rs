@@ -22,7 +22,7 @@ const LEFT_OUT: [c_long; 6] = [
 ];
 
 /// The errors of a call, the most telling first. None if it is left out; a call that nobody has thought of fails the test.
-fn errors(half: &str, call: c_long) -> &'static [i32] {
+pub(crate) fn errors(half: &str, call: c_long) -> &'static [i32] {
     match call {
         libc::SYS_io_uring_setup => &[EPERM, ENOMEM, EMFILE, ENOSYS],
         libc::SYS_io_uring_enter => &[EPERM, EINTR, EAGAIN, EBUSY, EINVAL, EBADF],
@@ -41,7 +41,7 @@ fn errors(half: &str, call: c_long) -> &'static [i32] {
         libc::SYS_write => &[EIO, EINTR, EAGAIN],
         libc::SYS_ppoll => &[EINTR, EPERM, ENOMEM],
         libc::SYS_ioctl => &[EIO, EPERM],
-        libc::SYS_timerfd_settime => &[EPERM],
+        libc::SYS_timerfd_settime | libc::SYS_prlimit64 => &[EPERM],
         // Not ENOENT where directories are opened: that is one that was removed, which its own events tell.
         libc::SYS_openat if half == "tree" => &[EMFILE, EACCES, ENOMEM, EINTR],
         libc::SYS_openat => &[EMFILE, EACCES, ENOMEM, ENOENT, EINTR],
@@ -82,6 +82,37 @@ fn unknown(half: &str, call: c_long) -> ! {
 /// written, no thread can be told anything.
 fn may_last(call: c_long, errno: i32) -> bool {
     errno != EINTR && call != libc::SYS_write
+}
+
+/// Second faults: of the calls that are made more often when something else has failed.
+pub(crate) fn second_faults(half: &str, without: &[(c_long, u32)], behind: &[(c_long, u32)]) -> Vec<Fault> {
+    const MOST_PLACES: u32 = 3;
+    let mut faults = Vec::new();
+    for &(call, times) in behind {
+        // The scenario is run twice, and something else fails the first time only.
+        let once = without
+            .iter()
+            .find(|(of, _)| *of == call)
+            .map_or(0, |(_, times)| times / 2);
+        let first = times - once;
+        for &errno in errors(half, call) {
+            faults.extend((once + 1..=first).take(MOST_PLACES as usize).map(|from| Fault {
+                call,
+                errno,
+                from,
+                count: 1,
+            }));
+            if once < first && may_last(call, errno) {
+                faults.push(Fault {
+                    call,
+                    errno,
+                    from: once + 1,
+                    count: u32::MAX,
+                });
+            }
+        }
+    }
+    faults
 }
 
 /// The faults of a scenario that makes these calls, so many times.

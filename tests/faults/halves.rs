@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use ringwatch::tree::{Tree, TreeStream};
+use ringwatch::tree::{Recovery, Tree, TreeStream};
 use ringwatch::{Backend, ErrorKind, EventBatch, EventStream, Inotify, Mask, Reader, ReaderStream, Result, Watch};
 use tokio::runtime::Runtime;
 
@@ -52,7 +52,8 @@ pub(crate) fn runtime() -> &'static Runtime {
 impl Half {
     pub(crate) fn new(name: &str, backend: Backend, dir: &Path, runtime: &'static Runtime) -> Result<Self> {
         if name == "tree" {
-            let tree = Tree::builder(dir).backend(backend).open()?;
+            let builder = Tree::builder(dir).backend(backend).recovery(Recovery::Diff);
+            let tree = builder.follow_symlinks(true).cross_mounts(true).open()?;
             let stream = tree.stream()?;
             return Ok(Self::Tree(tree, stream, dir.to_owned()));
         }

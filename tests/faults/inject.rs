@@ -47,7 +47,7 @@ pub(crate) struct Fault {
 
 pub(crate) struct Injector {
     listener: AtomicI32,
-    fault: Option<Fault>,
+    faults: Vec<Fault>,
     counts: [AtomicU32; CALLS],
     /// Whether faults are made: not while what they did is looked at.
     armed: AtomicBool,
@@ -55,10 +55,10 @@ pub(crate) struct Injector {
 }
 
 impl Injector {
-    pub(crate) fn new(fault: Option<Fault>) -> &'static Self {
+    pub(crate) fn new(faults: Vec<Fault>) -> &'static Self {
         Box::leak(Box::new(Self {
             listener: AtomicI32::new(-1),
-            fault,
+            faults,
             counts: [const { AtomicU32::new(0) }; CALLS],
             armed: AtomicBool::new(true),
             last: AtomicI64::new(-1),
@@ -137,7 +137,7 @@ impl Injector {
         self.last.store(number.into(), Ordering::Relaxed);
         let count = usize::try_from(number).ok().and_then(|number| self.counts.get(number));
         let before = count.map_or(0, |count| count.fetch_add(1, Ordering::Relaxed));
-        let fails = self.fault.is_some_and(|fault| {
+        let fault = self.faults.iter().find(|fault| {
             let range = fault.from..fault.from.saturating_add(fault.count);
             fault.call == number.into() && range.contains(&(before + 1)) && self.armed.load(Ordering::SeqCst)
         });
@@ -147,8 +147,8 @@ impl Injector {
             error: 0,
             flags: libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
         };
-        if fails {
-            answer.error = -self.fault.map_or(0, |fault| fault.errno);
+        if let Some(fault) = fault {
+            answer.error = -fault.errno;
             answer.flags = 0;
         }
         // SAFETY: the kernel reads one answer from it. It fails if the thread was killed meanwhile.

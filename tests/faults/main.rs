@@ -5,8 +5,9 @@
 //! wait without end, a spin, a silent end, a panic, a descriptor or a thread left behind. And once the fault is over,
 //! everything works again.
 //!
-//! Which calls those are is found out by counting them in a run without faults. `RINGWATCH_FAULTS=all` takes all errors and
-//! more places, which takes minutes.
+//! Which calls those are is found out by counting them in a run without faults; one that is made only behind a fault is
+//! known as well. `RINGWATCH_FAULTS=all` takes all errors, more places and scenarios, and second faults behind one by which
+//! the ring is lost, which takes minutes.
 #![cfg(feature = "tokio")]
 
 mod errors;
@@ -39,7 +40,7 @@ const BURST: usize = 6;
 /// Calls of a whole run: some hundreds are normal, and an error that is tried again for two seconds makes thousands.
 const MOST_CALLS: u32 = 20_000;
 
-const SCENARIOS: [(&str, Backend); 11] = [
+const SCENARIOS: [(&str, Backend); 15] = [
     ("stream", Backend::Auto),
     ("stream", Backend::Uring),
     ("stream", Backend::Epoll),
@@ -51,6 +52,20 @@ const SCENARIOS: [(&str, Backend); 11] = [
     ("tokio", Backend::Epoll),
     ("tree", Backend::Auto),
     ("tree", Backend::Epoll),
+    // With all others only.
+    ("reader", Backend::Uring),
+    ("shown", Backend::Uring),
+    ("tokio", Backend::Uring),
+    ("tree", Backend::Uring),
+];
+
+/// As many are always run.
+const USUAL: usize = 11;
+
+/// By which a ring is lost: at once, and at work.
+const RING_LOST: [Fault; 2] = [
+    always(libc::SYS_io_uring_setup, libc::EPERM, 1),
+    always(libc::SYS_io_uring_enter, libc::EPERM, 3),
 ];
 
 /// What failed once, and is not among the first errors of a call.
@@ -176,6 +191,9 @@ fn run(half: &'static str, backend: Backend, injector: &'static Injector) -> Res
     let second = outcomes.pop().expect("two outcomes").expect("it works again");
     assert_eq!(second.complete(FILES), Ok(()), "behind the fault");
     let total = injector.total();
+    for (call, _) in injector.counts() {
+        errors::errors(half, call);
+    }
     assert!(total < MOST_CALLS, "{total} calls: it spins, on {}", injector.last());
     outcomes.pop().expect("two outcomes")
 }
@@ -184,10 +202,37 @@ fn scenario(number: &str) -> (&'static str, Backend) {
     SCENARIOS[number.parse::<usize>().expect("a number")]
 }
 
-/// The calls that a scenario makes, and how often.
-fn count(number: usize) -> Vec<(libc::c_long, u32)> {
+/// As a child is told of it.
+fn line(fault: &Fault) -> String {
+    let Fault {
+        call,
+        errno,
+        from,
+        count,
+    } = fault;
+    format!("{call} {errno} {from} {count}")
+}
+
+/// Reads lines of faults, with a semicolon before each.
+fn faults(lines: &str) -> Vec<Fault> {
+    let number = |part: Option<&str>| part.expect("four numbers").parse::<i64>().expect("a number");
+    let fault = |line: &str| {
+        let mut parts = line.split(' ');
+        Fault {
+            call: number(parts.next()),
+            errno: number(parts.next()) as i32,
+            from: number(parts.next()) as u32,
+            count: number(parts.next()) as u32,
+        }
+    };
+    lines.split(';').skip(1).map(fault).collect()
+}
+
+/// The calls that a scenario makes, and how often; behind a fault that it survives, if one is given.
+fn count(number: usize, behind: Option<&Fault>) -> Vec<(libc::c_long, u32)> {
     let file = tempfile::NamedTempFile::new().expect("a file");
-    let case = format!("{number} {}", file.path().display());
+    let fault = behind.map(|fault| format!(";{}", line(fault)));
+    let case = format!("{number} {}{}", file.path().display(), fault.unwrap_or_default());
     in_children("a_run_without_faults_sees_everything", &[case], |_| ());
     let text = fs::read_to_string(file.path()).expect("counts");
     let pair = |line: &str| {
@@ -197,18 +242,24 @@ fn count(number: usize) -> Vec<(libc::c_long, u32)> {
     text.lines().map(pair).collect()
 }
 
+fn all() -> bool {
+    std::env::var("RINGWATCH_FAULTS").as_deref() == Ok("all")
+}
+
 fn available() -> impl Iterator<Item = usize> {
     let there = support::backends();
-    (0..SCENARIOS.len()).filter(|&number| SCENARIOS[number].1 == Backend::Auto || there.contains(&SCENARIOS[number].1))
+    let scenarios = if all() { SCENARIOS.len() } else { USUAL };
+    (0..scenarios).filter(|&number| SCENARIOS[number].1 == Backend::Auto || there.contains(&SCENARIOS[number].1))
 }
 
 #[test]
 fn a_run_without_faults_sees_everything() {
     let cases: Vec<_> = available().map(|number| format!("{number} ")).collect();
     in_children("a_run_without_faults_sees_everything", &cases, |case| {
-        let (number, file) = case.split_once(' ').expect("two parts");
+        let (number, rest) = case.split_once(' ').expect("two parts");
+        let file = rest.split(';').next().expect("a part");
         let (half, backend) = scenario(number);
-        let injector = Injector::new(None);
+        let injector = Injector::new(faults(rest));
         let seen = run(half, backend, injector).expect("no error");
         assert_eq!(seen.complete(FILES), Ok(()));
         if !file.is_empty() {
@@ -220,23 +271,23 @@ fn a_run_without_faults_sees_everything() {
 
 #[test]
 fn every_call_fails_and_nothing_hangs_spins_or_ends_in_silence() {
-    let all = std::env::var("RINGWATCH_FAULTS").as_deref() == Ok("all");
     let mut cases = Vec::new();
     if std::env::var_os("RINGWATCH_TEST_CHILD").is_none() {
-        let line = |number: usize, fault: Fault| {
-            let Fault {
-                call,
-                errno,
-                from,
-                count,
-            } = fault;
-            format!("{number} {call} {errno} {from} {count}")
-        };
         for number in available() {
-            let faults = errors::faults(SCENARIOS[number].0, &count(number), all);
-            cases.extend(faults.into_iter().map(|fault| line(number, fault)));
+            let (half, backend) = SCENARIOS[number];
+            let counts = count(number, None);
             let failed_once = FAILED_ONCE.iter().filter(|(of, _)| *of == number);
-            cases.extend(failed_once.map(|&(_, fault)| line(number, fault)));
+            let mut faults = errors::faults(half, &counts, all());
+            faults.extend(failed_once.map(|(_, fault)| fault));
+            cases.extend(faults.iter().map(|fault| format!("{number};{}", line(fault))));
+            if !all() || backend != Backend::Auto || support::backends().len() == 1 {
+                continue;
+            }
+            for lost in &RING_LOST {
+                let seconds = errors::second_faults(half, &counts, &count(number, Some(lost)));
+                let seconds = seconds.iter().filter(|second| second.call != lost.call);
+                cases.extend(seconds.map(|second| format!("{number};{};{}", line(lost), line(second))));
+            }
         }
         cases.sort_unstable();
         cases.dedup();
@@ -246,19 +297,14 @@ fn every_call_fails_and_nothing_hangs_spins_or_ends_in_silence() {
         "every_call_fails_and_nothing_hangs_spins_or_ends_in_silence",
         &cases,
         |case| {
-            let parts: Vec<_> = case.split(' ').collect();
-            let (half, backend) = scenario(parts[0]);
-            let fault = Fault {
-                call: parts[1].parse().expect("a number"),
-                errno: parts[2].parse().expect("a number"),
-                from: parts[3].parse().expect("a number"),
-                count: parts[4].parse().expect("a number"),
-            };
+            let (number, _) = case.split_once(';').expect("two parts");
+            let (half, backend) = scenario(number);
+            let faults = faults(case);
             end_at_a_panic();
-            match run(half, backend, Injector::new(Some(fault))) {
-                Ok(seen) => assert_eq!(seen.complete(FILES), Ok(()), "{half} on {backend:?}, {fault:?}"),
+            match run(half, backend, Injector::new(faults.clone())) {
+                Ok(seen) => assert_eq!(seen.complete(FILES), Ok(()), "{half} on {backend:?}, {faults:?}"),
                 Err(error) => {
-                    println!("{half} on {backend:?}, {fault:?}: {error}");
+                    println!("{half} on {backend:?}, {faults:?}: {error}");
                     assert!(
                         error.kind() != ErrorKind::Malformed && error.kind() != ErrorKind::Closed,
                         "{error}"
