@@ -46,6 +46,8 @@ pub enum Fault {
     Watch,
     /// Each phase leaves 2 MiB behind.
     Memory,
+    /// Each phase leaves the mapping of a pool of buffers behind.
+    Buffers,
 }
 
 /// Told by the judge, a line each.

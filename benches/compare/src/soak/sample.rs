@@ -12,7 +12,11 @@ pub struct Sample {
     pub threads: usize,
     pub mappings: usize,
     pub watches: usize,
-    /// KiB that nobody shares.
+    /// KiB that were allocated and not freed.
+    pub heap: u64,
+    /// KiB that are mapped to be written by this process alone, whether they are used or not.
+    pub reserved: u64,
+    /// KiB that nobody shares. The buffers of a lane are among it once its consumer has stalled, until it is made anew.
     pub memory: u64,
 }
 
@@ -42,6 +46,8 @@ impl Sample {
         // What the allocator keeps for later is not what is measured.
         // SAFETY: no pointers are passed.
         unsafe { libc::malloc_trim(0) };
+        // SAFETY: none are passed here either.
+        let heap = unsafe { libc::mallinfo2() };
         let entries = |path| fs::read_dir(path).map_or(0, Iterator::count);
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let infos = fs::read_dir("/proc/self/fdinfo").into_iter().flatten().flatten();
@@ -51,6 +57,8 @@ impl Sample {
             threads: entries("/proc/self/task"),
             mappings: text("/proc/self/maps").lines().count(),
             watches: watches.map(|info| info.matches("inotify wd:").count()).sum(),
+            heap: (heap.uordblks + heap.hblkhd) as u64 / 1024,
+            reserved: crate::measure::kibibytes("/proc/self/status", "VmData"),
             memory: crate::measure::kibibytes("/proc/self/smaps_rollup", "Private_"),
         }
     }
