@@ -11,6 +11,8 @@
 mod above;
 mod ahead;
 mod batch;
+#[cfg(test)]
+mod bounds;
 mod builder;
 mod change;
 mod coverage;

@@ -73,6 +73,8 @@ pub(super) struct Nodes {
     ancestors: Vec<Id>,
     /// Changes whenever a path may have, or is no more.
     pub(super) epoch: u64,
+    #[cfg(test)]
+    lookups: std::sync::atomic::AtomicUsize,
 }
 
 /// Multiplying spreads consecutive numbers.
@@ -92,15 +94,25 @@ impl Nodes {
             hasher: RandomState::new(),
             ancestors: Vec::new(),
             epoch: 0,
+            #[cfg(test)]
+            lookups: Default::default(),
         }
     }
 
     pub(super) fn get(&self, id: Id) -> &Node {
+        #[cfg(test)]
+        self.lookups.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         &self.nodes[id as usize]
     }
 
     pub(super) fn get_mut(&mut self, id: Id) -> &mut Node {
         &mut self.nodes[id as usize]
+    }
+
+    /// How often one was asked for.
+    #[cfg(test)]
+    pub(super) fn lookups(&self) -> usize {
+        self.lookups.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     pub(super) fn name(&self, id: Id) -> &[u8] {

@@ -9,6 +9,7 @@ mod deep;
 mod hostile;
 mod large;
 mod limits;
+mod memory;
 mod model;
 mod mounts;
 mod one_cpu;
