@@ -1,11 +1,103 @@
 //! Tests of what a tree takes, counted and not timed: no name is kept that nothing has, and what happens to one directory costs
 //! nothing for the others.
 
+use std::path::PathBuf;
+
+use super::change::OwnedChange;
+use super::found::{Crawl, Found, Outcome, Part};
 use super::harness::{DIR, Fed, ROOT};
+use super::nodes::{Id, NONE, Nodes, State};
+use crate::error::ErrorKind;
 use crate::mask::Mask;
+use crate::sys::dir::Identity;
 
 fn name(number: u32, length: usize) -> &'static str {
     String::leak(format!("{number:0length$}"))
+}
+
+/// One of 200 bytes was renamed 50,000 times, and its names took 15 MB.
+#[test]
+fn names_that_directories_had_are_not_kept() {
+    let mut nodes = Nodes::new();
+    let root = nodes.add(NONE, b"/r").expect("room");
+    let dirs: Vec<_> = (0..10)
+        .map(|number| nodes.add(root, name(number, 200).as_bytes()).expect("room"))
+        .collect();
+    for round in 0..5_000 {
+        for (number, &dir) in (0..).zip(&dirs) {
+            nodes.relink(dir, root, name(number + round % 2 * 10, 200).as_bytes());
+        }
+    }
+    for (number, &dir) in (10..).zip(&dirs) {
+        assert_eq!(nodes.path(dir), format!("/r/{}", name(number, 200)).as_bytes());
+        assert_eq!(nodes.child(root, name(number, 200).as_bytes()), Some(dir));
+    }
+    assert!(nodes.memory().1 < 512 * 1024, "{:?}", nodes.memory());
+}
+
+/// What is known of a directory can't be kept: it was left as it was, and nothing said.
+#[test]
+fn a_directory_is_laid_down_if_there_is_no_room_for_a_name_in_it() {
+    type Act = fn(&mut Fed) -> Vec<OwnedChange>;
+    let acts: [Act; 3] = [
+        |fed| fed.feed(&[&[(2, Mask::CREATE | DIR, 0, "new")]]),
+        |fed| {
+            fed.feed(&[&[
+                (ROOT, Mask::MOVED_FROM | DIR, 7, "b"),
+                (2, Mask::MOVED_TO | DIR, 7, "new"),
+            ]])
+        },
+        |fed| {
+            let a = fed.tracker.nodes.by_wd(2).expect("it is watched");
+            fed.report(|tracker, out| {
+                tracker.begin_session(true);
+                tracker.jobs();
+                tracker.take_in(&found_below(a, 9), out, |_| {});
+            })
+        },
+    ];
+    for (number, act) in acts.iter().enumerate() {
+        let mut fed = Fed::new(true, false);
+        let a = fed.dir(fed.root, "a", 2);
+        fed.dir(a, "in-a", 4);
+        let b = fed.dir(fed.root, "b", 3);
+        fed.tracker.nodes.fill();
+        let changes = act(&mut fed);
+        let said = changes.iter().filter(|change| change.uncovered().is_some());
+        let said: Vec<_> = said.filter_map(OwnedChange::path).collect();
+        assert_eq!(said, [PathBuf::from("/r/a")], "{number}: {changes:?}");
+        assert_eq!(fed.tracker.nodes.get(a).state, State::Uncovered);
+        assert_eq!(fed.tracker.nodes.children(a).count(), 0);
+        assert!(fed.tracker.releasing.contains(&2) && fed.tracker.releasing.contains(&4));
+        assert_eq!(fed.tracker.nodes.by_wd(3), (number != 1).then_some(b));
+        assert_eq!(fed.tracker.releasing.contains(&9), number == 2);
+        fed.assert_sound();
+        let refused = fed.tracker.add_root(b"/other".to_vec()).expect_err("no room");
+        assert_eq!(refused.kind(), ErrorKind::OutOfMemory);
+    }
+    let long = vec![b'x'; 1 << 16];
+    let refused = Fed::new(true, false).tracker.add_root(long).expect_err("too long");
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+}
+
+/// What a look at a directory has found: it is watched by 2, and has one in it that is watched by this.
+fn found_below(dir: Id, wd: i32) -> Crawl {
+    let mut part = Part::default();
+    let name = part.put(b"new");
+    for (number, node, parent, wd) in [(0, dir, NONE, 2), (1, NONE, 0, wd)] {
+        let identity = Identity { device: 1, inode: 1 };
+        part.found.push(Found {
+            number,
+            parent,
+            node,
+            name,
+            files: (name.1, name.1),
+            outcome: Outcome::Watched { wd, identity },
+            listed: true,
+            link: false,
+        });
+    }
+    Crawl::new(vec![part], 2)
 }
 
 /// How often directories are looked up for a rename of one that has so many in it.

@@ -124,6 +124,37 @@ impl Tracker {
         self.look_again(dir);
     }
 
+    /// Covers a directory no longer, nor what is below. What is in it is not known from here on, and will be found if it is
+    /// covered again: so it is reported as empty.
+    pub(super) fn lay_down(&mut self, dir: Id, out: &mut Out<'_>) {
+        let wd = self.nodes.unwatch(dir);
+        if wd != 0 {
+            self.releasing.push_back(wd);
+        }
+        self.drop_below(dir);
+        self.uncover_within(dir);
+        if self.nodes.get(dir).parent != NONE {
+            self.report_another(dir, out);
+        }
+        self.nodes.get_mut(dir).state = State::Uncovered;
+    }
+
+    /// Lays down the directories in which something is for whose name there was no room.
+    pub(super) fn lay_down_overfull(&mut self, out: &mut Out<'_>) {
+        for dir in std::mem::take(&mut self.overfull) {
+            // One above may have been first.
+            if self.nodes.get(dir).state != State::Watched {
+                continue;
+            }
+            self.lay_down(dir, out);
+            let cause = "the names of all directories take 4 GiB";
+            let error = Error::text(ErrorKind::OutOfMemory, "watch directory", cause)
+                .at(Path::new(OsStr::from_bytes(&self.nodes.path(dir))))
+                .mended_by("leave some out by a filter, or make trees of parts of it");
+            self.say_uncovered(dir, error, out);
+        }
+    }
+
     pub(super) fn say_uncovered(&mut self, id: Id, error: Error, out: &mut Out<'_>) {
         let before = self.uncovered.insert(id, error.clone());
         let is_new = before.is_none_or(|before| before.kind() != error.kind());

@@ -313,7 +313,7 @@ fn found(root: Id, wd: i32) -> Crawl {
 fn a_root_in_another_is_covered_behind_what_tells_of_it() {
     for told in [true, false] {
         let mut fed = Fed::new(true, false);
-        fed.tracker.add_root(b"/r/a".to_vec());
+        fed.tracker.add_root(b"/r/a".to_vec()).expect("a root");
         let inner = fed.tracker.roots[1].node;
         let look = |fed: &mut Fed, wd| {
             let changes = fed.report(|tracker, out| {

@@ -349,10 +349,11 @@ impl Tree {
     /// at again if it is not covered.
     ///
     /// # Errors
-    /// [`Closed`](ErrorKind::Closed).
+    /// [`Closed`](ErrorKind::Closed); [`InvalidInput`](ErrorKind::InvalidInput) if the path is longer than 64 KiB,
+    /// [`OutOfMemory`](ErrorKind::OutOfMemory) if the names of all directories take 4 GiB.
     pub fn add_root(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = builder::plain(path.as_ref());
-        self.ask("add root", move |worker| worker.tracker.add_root(path))
+        self.ask("add root", move |worker| worker.tracker.add_root(path))?
     }
 
     /// Ends a root, with all below. Changes that were read are still delivered; what lies in another root goes on.
@@ -450,7 +451,7 @@ fn work(builder: &TreeBuilder, shared: Arc<Shared>, ready: &SyncSender<Result<()
         tracker.silent = !builder.list;
         tracker.awaits = builder.await_missing;
         for path in builder.root_paths() {
-            tracker.add_root(path);
+            tracker.add_root(path)?;
         }
         Ok(Worker::new(Arc::clone(&shared), inotify, tracker, compares))
     };

@@ -211,14 +211,21 @@ impl Nodes {
         let node = self.get_mut(id);
         node.state = State::Vacant;
         node.next = vacant;
-        if self.names.is_sparse() {
-            let used = self.nodes.iter_mut().filter(|node| node.state != State::Vacant);
-            self.names.compact(used.map(|node| &mut node.name));
-        }
+        self.compact();
         wd
     }
 
-    /// Moves a directory, and with it all below.
+    /// Whether there is room for one more name.
+    pub(super) fn has_room(&self) -> bool {
+        self.names.has_room()
+    }
+
+    #[cfg(test)]
+    pub(super) fn fill(&mut self) {
+        self.names.fill();
+    }
+
+    /// Moves a directory, and with it all below. For its name there must be [room](Self::has_room).
     pub(super) fn relink(&mut self, id: Id, parent: Id, name: &[u8]) {
         let Some(name) = self.names.put(name) else { return };
         self.unlink(id);
@@ -226,6 +233,15 @@ impl Nodes {
         let node = self.get_mut(id);
         (node.parent, node.name) = (parent, name);
         self.link(id);
+        self.compact();
+    }
+
+    /// Lets go of names that no directory has any more, once they take more than all others.
+    fn compact(&mut self) {
+        if self.names.is_sparse() {
+            let used = self.nodes.iter_mut().filter(|node| node.state != State::Vacant);
+            self.names.compact(used.map(|node| &mut node.name));
+        }
     }
 
     fn link(&mut self, id: Id) {

@@ -66,6 +66,7 @@ impl Tracker {
             }
             spare(out);
         }
+        self.lay_down_overfull(out);
     }
 
     /// The directory that was known before where this one was found, if it is the same.

@@ -157,13 +157,13 @@ impl Tracker {
         }
         self.emit_pair((from, old), (to, new), out);
         if self.manner.follow_links {
-            self.add(new, to.name(), true);
+            self.add(new, to.name(), true, out);
         }
     }
 
     fn relink(&mut self, node: Id, (from, old): (Seen<'_>, Id), (to, new): (Seen<'_>, Id), out: &mut Out<'_>) {
-        if self.nodes.root(node) == node || self.is_below(new, node) {
-            // No rename does that: the tree is not what it seemed.
+        if self.nodes.root(node) == node || self.is_below(new, node) || !self.nodes.has_room() {
+            // No rename does that: the tree is not what it seemed. Or what is new has no room.
             return self.torn(from, to, out);
         }
         let was_wanted = self.nodes.get(node).state != State::Filtered;

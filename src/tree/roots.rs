@@ -14,7 +14,9 @@ use super::batch::Extra;
 use super::files::UNKNOWN;
 use super::found::Outcome;
 use super::nodes::{Id, NONE, SINGLES, State};
+use super::texts::LONGEST;
 use super::tracker::{Answer, ENTRIES, Out, Seen, Tracker};
+use crate::error::{Error, ErrorKind, Result};
 use crate::mask::Mask;
 
 /// Where a tree begins.
@@ -46,15 +48,28 @@ pub(super) struct Left {
 /// Where directories never cease to be made and renamed, a root is covered at last, even if its own is told of later.
 const MOST_LEFT: u32 = 64;
 
+/// Why a root can't be added.
+fn no_room(path: &[u8]) -> Error {
+    let (kind, cause, remedy) = if path.len() > LONGEST {
+        let remedy = "give it relative to the working directory";
+        (ErrorKind::InvalidInput, "its path is longer than 64 KiB", remedy)
+    } else {
+        let cause = "the names of all directories take 4 GiB";
+        (ErrorKind::OutOfMemory, cause, "make another tree for it")
+    };
+    let error = Error::text(kind, "add root", cause).at(Path::new(OsStr::from_bytes(path)));
+    error.mended_by(remedy)
+}
+
 impl Tracker {
     /// One more root. It is looked at in the next session, and so is one that is there already and not covered.
-    pub(super) fn add_root(&mut self, path: Vec<u8>) {
+    pub(super) fn add_root(&mut self, path: Vec<u8>) -> Result<()> {
         if let Some(known) = self.roots.iter().find(|root| root.path == path) {
             let node = known.node;
             if self.uncovered.contains_key(&node) {
                 self.replace_root(path);
             }
-            return;
+            return Ok(());
         }
         let given = Path::new(OsStr::from_bytes(&path));
         let is_file = fs::metadata(given).is_ok_and(|found| !found.is_dir());
@@ -80,7 +95,7 @@ impl Tracker {
                 node
             }
             _ => {
-                let Some(node) = self.nodes.add(NONE, &dir) else { return };
+                let node = self.nodes.add(NONE, &dir).ok_or_else(|| no_room(&dir))?;
                 if file.is_some() {
                     self.nodes.get_mut(node).flags |= SINGLES;
                     self.has_singles = true;
@@ -97,14 +112,18 @@ impl Tracker {
             awaited: false,
             left: None,
         });
+        Ok(())
     }
 
     /// Begins again with a root, at the same place in their order.
     fn replace_root(&mut self, path: Vec<u8>) {
         let place = self.roots.iter().position(|root| root.path == path);
+        if !self.nodes.has_room() {
+            // It stays as it was said to be.
+            return;
+        }
         self.remove_root(&path);
-        self.add_root(path);
-        if let (Some(place), Some(root)) = (place, self.roots.pop()) {
+        if let (Ok(()), Some(place), Some(root)) = (self.add_root(path), place, self.roots.pop()) {
             self.roots.insert(place, root);
         }
     }
@@ -229,13 +248,18 @@ impl Tracker {
         None
     }
 
-    /// A directory of another root was found where this root is: it takes the root's directory, with all below.
-    pub(super) fn adopt(&mut self, root: Id, place: Id) {
+    /// A directory of another root was found where this root is: it takes the root's directory, with all below. False if there
+    /// is no room for the names that takes.
+    pub(super) fn adopt(&mut self, root: Id, place: Id) -> bool {
         let (parent, name) = (self.nodes.get(place).parent, self.nodes.name(place).to_vec());
         let path = self.nodes.name(root).to_vec();
         let Some(stand_in) = self.nodes.add(NONE, &path) else {
-            return;
+            return false;
         };
+        if !self.nodes.has_room() {
+            self.nodes.remove(stand_in);
+            return false;
+        }
         self.drop_subtree(place);
         self.nodes.relink(root, parent, &name);
         self.nodes.get_mut(root).session = self.session;
@@ -243,6 +267,7 @@ impl Tracker {
             known.node = stand_in;
         }
         self.covered_within(stand_in, root);
+        true
     }
 
     /// The directory of a file is to be covered as a whole, by another root: it gives its watch to that.

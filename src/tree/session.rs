@@ -98,7 +98,10 @@ impl Tracker {
     /// A directory that this session has found and not looked at.
     fn find(&mut self, dir: Id, name: &[u8], link: bool) -> Option<Id> {
         let wanted = self.is_wanted(dir, name);
-        let id = self.nodes.add(dir, name)?;
+        let Some(id) = self.nodes.add(dir, name) else {
+            self.overfull.push(dir);
+            return None;
+        };
         let node = self.nodes.get_mut(id);
         node.session = self.session;
         node.flags = if link { LINK } else { 0 };
@@ -122,6 +125,7 @@ impl Tracker {
             self.take_one(crawl, number, &mut ids, out);
             spare(out);
         }
+        self.lay_down_overfull(out);
     }
 
     pub(super) fn take_one(&mut self, crawl: &Crawl, number: usize, ids: &mut [Id], out: &mut Out<'_>) {
@@ -142,7 +146,13 @@ impl Tracker {
         if !found.link {
             self.report(parent, name, MADE, out);
         }
-        let Some(id) = self.nodes.add(parent, name) else { return };
+        let Some(id) = self.nodes.add(parent, name) else {
+            self.overfull.push(parent);
+            if watched {
+                self.release(found.outcome);
+            }
+            return;
+        };
         if found.link {
             self.nodes.get_mut(id).flags |= LINK;
         }
@@ -188,9 +198,14 @@ impl Tracker {
                         ids[number] = NONE;
                         return self.covered_within(id, other);
                     }
-                    Some(other) if other != id && self.nodes.get(other).parent == NONE && !self.is_below(id, other) => {
+                    Some(other)
+                        if other != id
+                            && self.nodes.get(other).parent == NONE
+                            && !self.is_below(id, other)
+                            && self.adopt(other, id) =>
+                    {
                         ids[number] = NONE;
-                        return self.adopt(other, id);
+                        return;
                     }
                     Some(other) if other != id => {
                         self.nodes.get_mut(id).flags |= ALIAS;
@@ -289,8 +304,7 @@ impl Tracker {
         self.say_uncovered(id, error, out);
     }
 
-    /// Gives up a directory, since its watch is needed more for a marker. Any that has none below will do, but no root. What is
-    /// in it is not known from here on, and will be found if it is covered again: so it is reported as empty.
+    /// Gives up a directory, since its watch is needed more for a marker. Any that has none below will do, but no root.
     pub(super) fn give_up_one(&mut self, out: &mut Out<'_>) {
         let is_leaf = |&id: &Id| {
             let node = self.nodes.get(id);
@@ -299,11 +313,7 @@ impl Tracker {
         let Some(id) = self.nodes.all().filter(is_leaf).last() else {
             return;
         };
-        let wd = self.nodes.unwatch(id);
-        self.releasing.push_back(wd);
-        self.drop_below(id);
-        self.report_another(id, out);
-        self.nodes.get_mut(id).state = State::Uncovered;
+        self.lay_down(id, out);
         self.refused(id, "watch directory", libc::ENOSPC, out);
     }
 

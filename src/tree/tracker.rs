@@ -110,6 +110,8 @@ pub(super) struct Tracker {
     /// Watches that are to be removed, unless they are found on a directory of the tree before.
     pub(super) releasing: VecDeque<i32>,
     pub(super) uncovered: HashMap<Id, Error>,
+    /// Watched directories in which something is for whose name there was no room.
+    pub(super) overfull: Vec<Id>,
     /// Watches that have ended since directories were last tried again for which there was no room.
     pub(super) freed: usize,
 }
@@ -147,6 +149,7 @@ impl Tracker {
             swaps: Swaps::default(),
             releasing: VecDeque::new(),
             uncovered: HashMap::new(),
+            overfull: Vec::new(),
             freed: 0,
         }
     }
@@ -252,7 +255,7 @@ impl Tracker {
                 if let Some(child) = known {
                     self.drop_subtree(child);
                 }
-                self.add(dir, name, true);
+                self.add(dir, name, true, out);
             }
             return;
         }
@@ -272,7 +275,7 @@ impl Tracker {
         }
         self.emit(seen, dir, Extra::default(), out);
         if seen.is_dir() {
-            self.add(dir, name, false);
+            self.add(dir, name, false, out);
         } else if self.knows_names(dir) {
             self.files.put(&mut self.nodes, dir, name, UNKNOWN);
         }
@@ -369,9 +372,12 @@ impl Tracker {
     }
 
     /// A directory is known from now on, and to be looked at if it is wanted.
-    pub(super) fn add(&mut self, dir: Id, name: &[u8], link: bool) {
+    pub(super) fn add(&mut self, dir: Id, name: &[u8], link: bool, out: &mut Out<'_>) {
         let wanted = self.is_wanted(dir, name);
-        let Some(id) = self.nodes.add(dir, name) else { return };
+        let Some(id) = self.nodes.add(dir, name) else {
+            self.overfull.push(dir);
+            return self.lay_down_overfull(out);
+        };
         if link {
             self.nodes.get_mut(id).flags |= LINK;
         }

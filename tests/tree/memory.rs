@@ -70,3 +70,48 @@ fn a_rename_of_a_directory_looks_at_nothing_below() {
         fs::remove_file(root.join("old/7/7/late")).unwrap();
     }
 }
+
+#[test]
+fn names_that_are_not_there_any_more_take_no_memory() {
+    const LARGE: usize = 512 * 1024;
+    let dir = place();
+    let root = dir.path().join("root");
+    let [one, other] = ["a", "b"].map(|letter| root.join(letter.repeat(200)));
+    for is_dir in [true, false] {
+        fs::create_dir_all(&root).unwrap();
+        match is_dir {
+            true => fs::create_dir(&one).unwrap(),
+            false => fs::write(&one, "").unwrap(),
+        }
+        let mut watched = Watched::new(Tree::builder(&root).recovery(Recovery::Diff).open().expect("a tree"));
+        for _ in 0..20 {
+            for _ in 0..100 {
+                fs::rename(&one, &other).unwrap();
+                fs::rename(&other, &one).unwrap();
+            }
+            watched.changes();
+        }
+        assert!(
+            watched.tree.stats().name_memory < LARGE,
+            "renamed: {:?}",
+            watched.tree.stats()
+        );
+        for number in 0..4_000 {
+            let brief = root.join(format!("{number:0200}"));
+            match is_dir {
+                true => fs::create_dir(&brief).and_then(|()| fs::remove_dir(&brief)).unwrap(),
+                false => fs::write(&brief, "").and_then(|()| fs::remove_file(&brief)).unwrap(),
+            }
+            if number % 100 == 0 {
+                watched.changes();
+            }
+        }
+        watched.changes();
+        assert!(
+            watched.tree.stats().name_memory < LARGE,
+            "made and removed: {:?}",
+            watched.tree.stats()
+        );
+        fs::remove_dir_all(&root).unwrap();
+    }
+}
