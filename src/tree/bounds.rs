@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::change::OwnedChange;
 use super::found::{Crawl, Found, Outcome, Part};
-use super::harness::{DIR, Fed, ROOT};
+use super::harness::{DIR, Fed, ROOT, Raw};
 use super::nodes::{Id, NONE, Nodes, State};
 use crate::error::ErrorKind;
 use crate::mask::Mask;
@@ -98,6 +98,67 @@ fn found_below(dir: Id, wd: i32) -> Crawl {
         });
     }
     Crawl::new(vec![part], 2)
+}
+
+/// Each may be there again, exchanged with what was there when the watch was made. Each was looked for among all others, and
+/// one session looked at all.
+#[test]
+fn as_many_names_may_be_in_doubt_as_are_renamed() {
+    const RENAMES: u32 = 200_000;
+    let mut fed = Fed::new(false, false);
+    let fresh = fed.dir(fed.root, "fresh", 2);
+    fed.tracker.begin_session(true);
+    fed.tracker.nodes.get_mut(fresh).session = fed.tracker.session;
+    for first in (0..RENAMES).step_by(1_000) {
+        let gone = |number| -> Raw { (2, Mask::MOVED_FROM, number + 1, name(number, 100)) };
+        let gone: Vec<_> = (first..first + 1_000).map(gone).collect();
+        fed.feed(&[&gone]);
+    }
+    fed.end_session();
+    let (mut looked_at, mut sessions) = (0, 0);
+    while fed.tracker.has_work() {
+        fed.tracker.begin_session(true);
+        let probes = fed.tracker.probes();
+        looked_at += probes.len();
+        sessions += 1;
+        assert!(probes.iter().map(|probe| probe.name.len()).sum::<usize>() <= 16 << 20);
+        // Barriers wait for the rest.
+        assert_eq!(fed.tracker.stirred, looked_at < RENAMES as usize);
+        fed.report(|tracker, out| probes.iter().for_each(|probe| tracker.probed(probe, None, out)));
+        fed.end_session();
+    }
+    assert_eq!(looked_at, RENAMES as usize);
+    assert!(sessions > 1);
+}
+
+/// Who may rename in a directory that the tree may not search could have it remember more and more.
+#[test]
+fn a_directory_with_many_names_in_doubt_that_nobody_can_tell_about_is_laid_down() {
+    let mut fed = Fed::new(false, false);
+    let a = fed.dir(fed.root, "a", 2);
+    let mut said = Vec::new();
+    for first in (0..2_000).step_by(100) {
+        (first..first + 100).for_each(|number| fed.tracker.doubts.put(a, name(number, 1).as_bytes()));
+        let changes = fed.report(|tracker, out| {
+            tracker.begin_session(true);
+            let probes = tracker.probes();
+            probes.iter().for_each(|probe| tracker.probe_forbidden(probe, out));
+            tracker.take_in(&Crawl::default(), out, |_| {});
+        });
+        fed.end_session();
+        said.extend(changes.iter().map(OwnedChange::mask));
+        if fed.tracker.nodes.get(a).state == State::Uncovered {
+            break;
+        }
+        assert_eq!(fed.tracker.doubts.forbidden(a), first as usize + 100);
+    }
+    // That it is not covered in part, then that it is gone and made, and not covered.
+    assert_eq!(said, [DIR, DIR | Mask::DELETE, DIR | Mask::CREATE, DIR]);
+    assert_eq!(fed.tracker.nodes.get(a).state, State::Uncovered);
+    assert!(fed.tracker.doubts.is_empty() && !fed.tracker.has_work());
+    // It is covered as soon as it may be searched.
+    fed.feed(&[&[(ROOT, Mask::ATTRIB | DIR, 0, "a")]]);
+    assert_eq!(fed.tracker.nodes.get(a).state, State::Pending);
 }
 
 /// How often directories are looked up for a rename of one that has so many in it.

@@ -6,12 +6,12 @@ use proptest::prelude::*;
 
 use super::ahead::{Ahead, Partner};
 use super::change::OwnedChange;
+use super::doubts::Answer;
 use super::files::UNKNOWN;
 use super::found::{Crawl, Found, Outcome, Part};
 use super::harness::{DIR, Fed, MARKER, ROOT, Raw, read};
 use super::nodes::{Id, NONE, State};
 use super::swaps::{Spot, Swaps};
-use super::tracker::Answer;
 use crate::decode::Records;
 use crate::mask::Mask;
 use crate::sys::dir::Identity;
@@ -133,8 +133,7 @@ fn directories_that_may_have_been_exchanged_are_looked_at_again() {
         assert_eq!((fed.tracker.nodes.by_wd(2), fed.tracker.nodes.by_wd(3)), (None, None));
         let a = fed.tracker.nodes.child(fed.root, b"a").expect("it has come");
         assert_eq!(fed.tracker.nodes.get(a).state, State::Pending);
-        let doubt = fed.tracker.doubt(fed.root, b"b").expect("it may be there");
-        assert_eq!(fed.tracker.doubts[doubt].answer, Answer::Open);
+        assert_eq!(fed.tracker.doubts.get(fed.root, b"b"), Some(Answer::Open));
         fed.assert_sound();
     });
 }
@@ -160,9 +159,8 @@ fn what_leaves_a_directory_whose_watch_is_new_may_have_been_exchanged() {
             (3, Mask::MOVED_FROM | is_dir, 8, "x"),
             (2, Mask::MOVED_TO | is_dir, 8, "y"),
         ]]);
-        let doubt = fed.tracker.doubt(new, b"x").expect("it may be there");
-        assert_eq!(fed.tracker.doubts[doubt].answer, Answer::Open);
-        assert!(fed.tracker.doubt(old, b"y").is_none());
+        assert_eq!(fed.tracker.doubts.get(new, b"x"), Some(Answer::Open));
+        assert!(fed.tracker.doubts.get(old, b"y").is_none());
         fed.assert_sound();
     }
 }
@@ -266,12 +264,12 @@ fn a_directory_that_is_to_be_listed_has_no_name_in_doubt() {
     for again in again {
         let mut fed = Fed::new(false, false);
         let a = fed.dir(fed.root, "a", 2);
-        fed.tracker.open_doubt(fed.root, b"other");
-        fed.tracker.open_doubt(a, b"x");
+        fed.tracker.doubts.put(fed.root, b"other");
+        fed.tracker.doubts.put(a, b"x");
         again(&mut fed, a);
         assert_eq!(fed.tracker.nodes.get(a).state, State::Pending);
-        assert!(fed.tracker.doubt(a, b"x").is_none());
-        assert!(fed.tracker.doubt(fed.root, b"other").is_some());
+        assert!(fed.tracker.doubts.get(a, b"x").is_none());
+        assert!(fed.tracker.doubts.get(fed.root, b"other").is_some());
     }
 }
 

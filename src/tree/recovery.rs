@@ -16,7 +16,7 @@ impl Tracker {
         for id in std::mem::take(&mut self.pending) {
             self.nodes.get_mut(id).flags &= !LISTED;
         }
-        self.doubts.clear();
+        self.doubts = Default::default();
         self.left_over.clear();
         self.swaps = Default::default();
         self.shadow = true;

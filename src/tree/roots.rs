@@ -11,11 +11,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::batch::Extra;
+use super::doubts::Answer;
 use super::files::UNKNOWN;
 use super::found::Outcome;
 use super::nodes::{Id, NONE, SINGLES, State};
 use super::texts::LONGEST;
-use super::tracker::{Answer, ENTRIES, Out, Seen, Tracker};
+use super::tracker::{ENTRIES, Out, Seen, Tracker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mask::Mask;
 
@@ -91,7 +92,7 @@ impl Tracker {
             (Some(root), Some(name)) => {
                 let node = root.node;
                 // Of what is watched already, only this name is to be looked at.
-                self.open_doubt(node, name);
+                self.doubts.put(node, name);
                 node
             }
             _ => {

@@ -5,17 +5,21 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::doubts::Answer;
 use super::files::UNKNOWN;
 use super::found::{Crawl, Found, Outcome};
 use super::jobs::Probe;
 use super::nodes::{ALIAS, CONFIRMED, ENDED, Id, LINK, LISTED, NONE, SINGLES, State};
-use super::tracker::{Answer, Out, Tracker};
+use super::tracker::{Out, Tracker};
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 use crate::sys::dir::Kind;
 use crate::table::add_error;
 
 const MADE: Mask = Mask::CREATE.union(Mask::ISDIR);
+/// Names in one directory that may be in doubt until that may be searched: whoever renames in it could make more and more.
+pub(super) const MOST_FORBIDDEN: usize = 1_024;
+
 pub(super) const GONE: Mask = Mask::DELETE.union(Mask::ISDIR);
 
 impl Tracker {
@@ -30,7 +34,7 @@ impl Tracker {
             }
             due
         });
-        !self.pending.is_empty() || self.doubts.iter().any(|doubt| doubt.answer == Answer::Open)
+        !self.pending.is_empty() || self.doubts.has_open()
     }
 
     /// Whether all that is known has been looked at, and nothing overlaps.
@@ -55,18 +59,15 @@ impl Tracker {
 
     /// The directory was not where it was; the events that say so are still to come.
     pub(super) fn probe_lost(&mut self, probe: &Probe) {
-        self.answer(probe, Answer::Lost);
+        self.doubts.answer(probe.dir, &probe.name, Answer::Lost);
     }
 
     /// Nobody can tell until its directory may be searched.
     pub(super) fn probe_forbidden(&mut self, probe: &Probe, out: &mut Out<'_>) {
-        self.answer(probe, Answer::Forbidden);
+        self.doubts.answer(probe.dir, &probe.name, Answer::Forbidden);
         self.refused(probe.dir, "look into directory", libc::EACCES, out);
-    }
-
-    fn answer(&mut self, probe: &Probe, answer: Answer) {
-        if let Some(place) = self.doubt(probe.dir, &probe.name) {
-            self.doubts[place].answer = answer;
+        if self.doubts.forbidden(probe.dir) == MOST_FORBIDDEN {
+            self.overfull.push(probe.dir);
         }
     }
 
@@ -78,7 +79,7 @@ impl Tracker {
         } else {
             Answer::Absent
         };
-        self.answer(probe, answer);
+        self.doubts.answer(dir, name, answer);
         let Some(kind) = kind else { return };
         if self.nodes.child(dir, name).is_some() {
             return;
@@ -297,7 +298,7 @@ impl Tracker {
         Path::new(OsStr::from_bytes(&self.nodes.path(id))).to_owned()
     }
 
-    fn refused(&mut self, id: Id, operation: &'static str, code: i32, out: &mut Out<'_>) {
+    pub(super) fn refused(&mut self, id: Id, operation: &'static str, code: i32, out: &mut Out<'_>) {
         let path = self.path(id);
         let cause = io::Error::from_raw_os_error(code);
         let error = add_error(operation, Some(&path), Mask::empty(), &cause);
@@ -337,12 +338,7 @@ impl Tracker {
             }
         }
         let changed = self.changed;
-        self.doubts.retain_mut(|doubt| {
-            if doubt.answer == Answer::Lost && changed {
-                doubt.answer = Answer::Open;
-            }
-            matches!(doubt.answer, Answer::Open | Answer::Forbidden)
-        });
+        self.doubts.end_session(changed);
         self.swaps.end_session();
         self.session = 0;
         if !self.keeps_files {

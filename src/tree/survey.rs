@@ -11,6 +11,7 @@ use std::thread;
 use super::batch::{Draft, TreeBatch};
 use super::crawl::{Job, Manner, crawl};
 use super::found::Crawl;
+use super::jobs::Probe;
 use super::marks::Mark;
 use super::nodes::{Id, State};
 use super::tracker::Out;
@@ -163,21 +164,7 @@ impl Worker {
         };
         let found = self.crawl(jobs, &manner, false);
         let mut draft = self.begin();
-        for probe in probes {
-            let looked = Dir::find(&probe.path).and_then(|dir| Ok((dir.identity()? == probe.identity, dir)));
-            let out = &mut Out {
-                draft: &mut draft,
-                memory: &mut self.memory,
-            };
-            match looked {
-                Ok((true, dir)) => match dir.status_of(&probe.name) {
-                    Err(error) if is_forbidden(&error) => self.tracker.probe_forbidden(&probe, out),
-                    found => self.tracker.probed(&probe, found.map(|status| status.kind).ok(), out),
-                },
-                Err(error) if is_forbidden(&error) => self.tracker.probe_forbidden(&probe, out),
-                _ => self.tracker.probe_lost(&probe),
-            }
-        }
+        self.probe(&probes, &mut draft);
         for dir in self.tracker.swaps.suspects() {
             if self.wait_for_change(dir) {
                 self.tracker.swaps.rested(dir);
@@ -193,6 +180,26 @@ impl Worker {
         if reports {
             // Whatever comes is reported, so there is no need to wait for a certain place; and nobody takes it before.
             self.opened = true;
+        }
+    }
+
+    /// Looks at names that are in doubt, those of one directory behind each other.
+    fn probe(&mut self, probes: &[Probe], draft: &mut Draft) {
+        let Self { tracker, memory, .. } = self;
+        let out = &mut Out { draft, memory };
+        for here in probes.chunk_by(|one, other| one.dir == other.dir) {
+            let Some(first) = here.first() else { continue };
+            let looked = Dir::find(&first.path).and_then(|dir| Ok((dir.identity()? == first.identity, dir)));
+            for probe in here {
+                match &looked {
+                    Ok((true, dir)) => match dir.status_of(&probe.name) {
+                        Err(error) if is_forbidden(&error) => tracker.probe_forbidden(probe, out),
+                        found => tracker.probed(probe, found.map(|status| status.kind).ok(), out),
+                    },
+                    Err(error) if is_forbidden(error) => tracker.probe_forbidden(probe, out),
+                    _ => tracker.probe_lost(probe),
+                }
+            }
         }
     }
 
