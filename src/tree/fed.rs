@@ -251,6 +251,26 @@ fn a_directory_that_is_given_up_has_nothing_in_it() {
     }
 }
 
+/// Where only what has no others in it was given up, a marker waited for ever for a watch.
+#[test]
+fn a_directory_is_given_up_that_has_only_such_in_it_as_are_not_watched() {
+    for below in [State::Filtered, State::Uncovered, State::Pending] {
+        let mut fed = Fed::new(false, false);
+        let a = fed.dir(fed.root, "a", 2);
+        let b = fed.tracker.nodes.add(a, b"b").expect("room");
+        fed.tracker.nodes.get_mut(b).state = below;
+        let changes = fed.report(|tracker, out| tracker.give_up_one(out));
+        let is_given_up = below != State::Pending;
+        assert_eq!(fed.tracker.nodes.by_wd(2).is_none(), is_given_up, "{below:?}");
+        assert_eq!(changes.iter().any(|change| change.uncovered().is_some()), is_given_up);
+        if is_given_up {
+            assert_eq!(fed.tracker.nodes.get(a).state, State::Uncovered);
+            assert_eq!(fed.tracker.nodes.child(a, b"b"), None);
+        }
+        fed.assert_sound();
+    }
+}
+
 /// What round 485 with mounts found: the doubt about a name stayed, and when the directory had been listed again, what has
 /// that name was found and reported a second time.
 #[test]

@@ -305,11 +305,13 @@ impl Tracker {
         self.say_uncovered(id, error, out);
     }
 
-    /// Gives up a directory, since its watch is needed more for a marker. Any that has none below will do, but no root.
+    /// Gives up a directory, since its watch is needed more for a marker. Any will do that has none in it which
+    /// is watched or is to be, but no root.
     pub(super) fn give_up_one(&mut self, out: &mut Out<'_>) {
         let is_leaf = |&id: &Id| {
             let node = self.nodes.get(id);
-            node.state == State::Watched && node.parent != NONE && node.first_child == NONE
+            let holds = |child| matches!(self.nodes.get(child).state, State::Watched | State::Pending);
+            node.state == State::Watched && node.parent != NONE && !self.nodes.children(id).any(holds)
         };
         let Some(id) = self.nodes.all().filter(is_leaf).last() else {
             return;
