@@ -1,6 +1,9 @@
 //! Tests of what a tree takes, counted and not timed: no name is kept that nothing has, and what happens to one directory costs
 //! nothing for the others.
 
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::change::OwnedChange;
@@ -185,4 +188,21 @@ fn a_rename_costs_as_much_whatever_is_below() {
     assert!(cost_of_a_rename(10_000, false) < 200);
     // But a filter is asked for each: this is counted.
     assert!(cost_of_a_rename(10_000, true) > 10_000);
+}
+
+/// The files of one had two jobs if a root of another came between them, and a loss was told of twice.
+#[test]
+fn each_directory_of_a_root_is_looked_at_once_after_a_loss() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut fed = Fed::new(true, false);
+    for name in ["a/1", "b/1", "a/2", "b/2"] {
+        let file = dir.path().join(name);
+        fs::create_dir_all(file.parent().expect("its directory")).expect("a directory");
+        fs::write(&file, "").expect("a file");
+        fed.tracker
+            .add_root(file.as_os_str().as_bytes().to_vec())
+            .expect("a root");
+    }
+    let jobs: Vec<_> = fed.tracker.begin_recovery().iter().map(|job| job.node).collect();
+    assert_eq!((jobs.len(), jobs.into_iter().collect::<HashSet<_>>().len()), (3, 3));
 }

@@ -23,8 +23,10 @@ impl Tracker {
         // Who was to tell of them may have been told by what was lost.
         let left = self.roots.iter_mut().filter_map(|root| root.left.take());
         self.releasing.extend(left.map(|left| left.wd));
+        // Files of one directory need not be behind each other.
         let mut roots: Vec<_> = self.roots.iter().map(|root| root.node).collect();
-        roots.dedup();
+        let mut met = HashSet::new();
+        roots.retain(|&root| met.insert(root));
         roots.into_iter().map(|root| self.job(root, None)).collect()
     }
 
