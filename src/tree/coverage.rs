@@ -96,6 +96,10 @@ impl Tracker {
             .mended_by("add it again, or let missing roots be awaited");
         self.nodes.get_mut(root).state = State::Uncovered;
         self.say_uncovered(root, error, out);
+        // Another root may be the same directory, by a link or by another path.
+        let covered = self.roots.iter().any(|known| known.within == Some(root));
+        self.stirred |= covered;
+        self.uncover_within(root);
         let awaits = self.awaits;
         for known in self.roots.iter_mut().filter(|known| known.node == root) {
             known.awaited = awaits;
