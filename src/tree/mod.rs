@@ -345,6 +345,8 @@ impl Tree {
     /// One more root, while the tree is running. What is there is reported as [`Origin::Scan`], in front of a
     /// [`barrier`](Self::barrier) that is set behind this; and so is why it can't be covered, if it can't.
     ///
+    /// A link to a file is that file, [as for the builder](TreeBuilder::root).
+    ///
     /// A root that lies in another is covered there, and its changes are reported once, behind that of its own directory. If
     /// the other is added later, what is in the one that was there is not reported again. One that is there already is looked
     /// at again if it is not covered.

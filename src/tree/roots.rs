@@ -2,7 +2,8 @@
 //!
 //! A root that lies in another has no watch of its own: it is covered there, and looked at again when that ends. While its
 //! directory is not known there, but may be told of any moment, it waits for that, so that parents are told before children.
-//! A root that is a file is covered by watching its directory, for that name only, so it survives being replaced.
+//! A root that is a file is covered by watching its directory, for that name only, so it survives being replaced. If it is a
+//! link to a file, that is the directory of the file.
 
 use std::cmp::Reverse;
 use std::ffi::OsStr;
@@ -62,6 +63,27 @@ fn no_room(path: &[u8]) -> Error {
     error.mended_by(remedy)
 }
 
+/// The directory that is to be watched for a root; and the name in it, if it is a file.
+fn place(path: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
+    let given = Path::new(OsStr::from_bytes(path));
+    if !fs::metadata(given).is_ok_and(|found| !found.is_dir()) {
+        return (path.to_vec(), None);
+    }
+    let is_link = fs::symlink_metadata(given).is_ok_and(|found| found.is_symlink());
+    // The directory that a link is in is told nothing of what is written to the file.
+    let target = if is_link { fs::canonicalize(given).ok() } else { None };
+    let given = target.as_deref().unwrap_or(given);
+    let (Some(parent), Some(name)) = (given.parent(), given.file_name()) else {
+        return (path.to_vec(), None);
+    };
+    let parent = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    };
+    (parent.as_os_str().as_bytes().to_vec(), Some(name.as_bytes().to_vec()))
+}
+
 impl Tracker {
     /// One more root. It is looked at in the next session, and so is one that is there already and not covered.
     pub(super) fn add_root(&mut self, path: Vec<u8>) -> Result<()> {
@@ -72,27 +94,17 @@ impl Tracker {
             }
             return Ok(());
         }
-        let given = Path::new(OsStr::from_bytes(&path));
-        let is_file = fs::metadata(given).is_ok_and(|found| !found.is_dir());
-        let (dir, file) = match (given.parent(), given.file_name()) {
-            (Some(parent), Some(name)) if is_file => {
-                let parent = if parent.as_os_str().is_empty() {
-                    Path::new(".")
-                } else {
-                    parent
-                };
-                (parent.as_os_str().as_bytes().to_vec(), Some(name.as_bytes().to_vec()))
-            }
-            _ => (path.clone(), None),
-        };
+        let (dir, file) = place(&path);
         let shared = self.roots.iter().find(|root| {
             root.file.is_some() && file.is_some() && root.within.is_none() && self.nodes.name(root.node) == dir
         });
         let node = match (shared, &file) {
             (Some(root), Some(name)) => {
                 let node = root.node;
-                // Of what is watched already, only this name is to be looked at.
-                self.doubts.put(node, name);
+                // Of what is watched already, only this name is to be looked at, unless it is another root already.
+                if !self.is_single(node, name) {
+                    self.doubts.put(node, name);
+                }
                 node
             }
             _ => {
@@ -309,7 +321,11 @@ impl Tracker {
     /// The entries that a directory is watched for.
     pub(super) fn singles(&self, dir: Id) -> Vec<Vec<u8>> {
         let here = self.roots.iter().filter(|root| root.node == dir);
-        here.filter_map(|root| root.file.clone()).collect()
+        let mut names: Vec<_> = here.filter_map(|root| root.file.clone()).collect();
+        // By a link, two may be one file.
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// Something about an entry of a directory that is watched for some only.

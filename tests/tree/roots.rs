@@ -1,7 +1,7 @@
 //! Roots: several, in one another, files, missing, deleted, renamed.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,18 +15,18 @@ use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child::without_capabilities;
 use crate::support::{self, Flood, queue_limit};
 
-fn place() -> (TempDir, PathBuf) {
+pub(crate) fn place() -> (TempDir, PathBuf) {
     let dir = tempdir().expect("a directory");
     let path = dir.path().join("place");
     fs::create_dir(&path).expect("a place");
     (dir, path)
 }
 
-fn watch(builder: TreeBuilder) -> Watched {
+pub(crate) fn watch(builder: TreeBuilder) -> Watched {
     Watched::new(builder.open().expect("a tree"))
 }
 
-fn made(watched: &mut Watched) -> Vec<PathBuf> {
+pub(crate) fn made(watched: &mut Watched) -> Vec<PathBuf> {
     paths(&watched.changes(), Mask::CREATE)
 }
 
@@ -489,31 +489,4 @@ fn a_forbidden_root_is_tried_again_when_another_directory_takes_its_place() {
     assert!(watched.tree.uncovered().is_empty(), "{:?}", watched.tree.uncovered());
     watched.settle();
     assert_watched_exactly(&root);
-}
-
-#[test]
-fn a_directory_that_is_two_roots_is_lost_and_found_by_both() {
-    let (_dir, place) = place();
-    let (root, link) = (place.join("root"), place.join("link"));
-    symlink(&root, &link).unwrap();
-    for renamed in [false, true] {
-        fs::create_dir(&root).unwrap();
-        let mut watched = watch(Tree::builder(&root).root(&link));
-        assert_eq!(watched.tree.stats().directories, 1);
-        match renamed {
-            true => fs::rename(&root, place.join("elsewhere")).unwrap(),
-            false => fs::remove_dir(&root).unwrap(),
-        }
-        let changes = watched.changes();
-        let said = changes.iter().filter(|change| change.uncovered().is_some());
-        let said: Vec<_> = said.filter_map(OwnedChange::path).collect();
-        assert_eq!(said, [root.clone(), link.clone()], "{changes:?}");
-        assert_eq!(watched.tree.uncovered().len(), 2);
-        fs::create_dir(&root).unwrap();
-        watched.tree.add_root(&link).unwrap();
-        watched.changes();
-        fs::write(root.join("file"), "").unwrap();
-        assert_eq!(made(&mut watched), [link.join("file")]);
-        fs::remove_dir_all(&root).unwrap();
-    }
 }
