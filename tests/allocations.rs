@@ -1,4 +1,5 @@
-//! In steady state, no allocation: not for an event, not for a batch, on no thread.
+//! In steady state, no allocation: not for an event, not for a batch, on no thread. A tree makes one for a batch, which is what
+//! its buffer is shared by, and none for a change.
 //!
 //! One test, so that nothing else in the process allocates.
 
@@ -8,6 +9,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
+use ringwatch::tree::{Tree, TreeBatch};
 use ringwatch::{EventBatch, Mask, Result};
 use support::{Flood, backends, often};
 
@@ -67,6 +69,32 @@ fn rounds(flood: &mut Flood, mut next: impl FnMut() -> Option<Result<EventBatch>
     ALLOCATIONS.load(Ordering::Relaxed) - before
 }
 
+/// The same for the changes of a tree. Answers how many allocations that took, and how many batches came.
+fn tree_rounds(flood: &mut Flood, mut next: impl FnMut() -> Option<Result<TreeBatch>>) -> (usize, usize) {
+    let mut path = PathBuf::with_capacity(4_096);
+    let (mut before, mut batches) = (0, 0);
+    let rounds = often(200);
+    for round in 0..rounds {
+        if round == rounds / 4 {
+            (before, batches) = (ALLOCATIONS.load(Ordering::Relaxed), 0);
+        }
+        for events in [1, 700] {
+            flood.cause(events);
+            let mut seen = 0;
+            while seen < events {
+                for change in &next().expect("it goes on").expect("a batch") {
+                    assert!(change.mask() == Mask::MODIFY && change.name().is_some());
+                    assert!(change.write_path(&mut path) && path.starts_with(change.root().expect("a root")));
+                    seen += 1;
+                }
+                batches += 1;
+            }
+            assert_eq!(seen, events);
+        }
+    }
+    (ALLOCATIONS.load(Ordering::Relaxed) - before, batches)
+}
+
 #[test]
 fn events_and_batches_allocate_nothing() {
     let first = std::process::id().cast_signed();
@@ -89,5 +117,19 @@ fn events_and_batches_allocate_nothing() {
         drop(reader);
         let mut stream = inotify.stream().expect("a stream");
         assert_eq!(rounds(&mut flood, || stream.wait()), 0, "stream on {backend:?}");
+        let root = tempfile::tempdir().expect("a directory");
+        let dirs = ["one/deep", "other"].map(|dir| root.path().join(dir));
+        dirs.iter()
+            .for_each(|dir| std::fs::create_dir_all(dir).expect("a directory"));
+        let tree = Tree::builder(root.path()).backend(backend).mask(Mask::MODIFY);
+        let tree = tree.open().expect("a tree");
+        let mut flood = Flood::across(&dirs[0], &dirs[1]);
+        let mut stream = tree.stream().expect("a stream");
+        let (allocations, batches) = tree_rounds(&mut flood, || stream.wait());
+        // Some more when batches wait that never did before: each is written into memory that is used again.
+        assert!(
+            allocations <= 2 * batches + 100,
+            "{allocations} for {batches} batches of a tree on {backend:?}"
+        );
     }
 }

@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::nodes::{ALIAS, Id, LISTED, NONE, State};
-use super::tracker::{Answer, Out, Tracker};
+use super::session::MOST_FORBIDDEN;
+use super::tracker::{Out, Tracker};
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 
@@ -18,7 +19,7 @@ impl Tracker {
             self.releasing.push_back(wd);
         }
         // It will be listed, which tells.
-        self.doubts.retain(|doubt| doubt.dir != id);
+        self.doubts.remove_all(id);
         let node = self.nodes.get_mut(id);
         node.state = State::Pending;
         if node.flags & LISTED == 0 {
@@ -58,25 +59,14 @@ impl Tracker {
         forbidden.into_iter().for_each(|id| self.look_again(id));
     }
 
-    /// Whether something in this directory is in doubt, since it may not be searched.
-    pub(super) fn has_forbidden(&self, dir: Id) -> bool {
-        let mut doubts = self.doubts.iter();
-        doubts.any(|doubt| doubt.dir == dir && doubt.answer == Answer::Forbidden)
-    }
-
     /// What is in the way of a directory may be gone.
     pub(super) fn try_again(&mut self, id: Id) {
-        if self.nodes.get(id).state != State::Watched || !self.has_forbidden(id) {
+        if self.nodes.get(id).state != State::Watched || self.doubts.forbidden(id) == 0 {
             return self.look_again(id);
         }
         // It is covered, but for what is in doubt.
         self.uncovered.remove(&id);
-        for doubt in self.doubts.iter_mut().filter(|doubt| doubt.dir == id) {
-            doubt.answer = match doubt.answer {
-                Answer::Forbidden => Answer::Open,
-                answer => answer,
-            };
-        }
+        self.doubts.open_forbidden(id);
     }
 
     /// Watches have ended: as many directories are tried again for which there was no room.
@@ -106,6 +96,10 @@ impl Tracker {
             .mended_by("add it again, or let missing roots be awaited");
         self.nodes.get_mut(root).state = State::Uncovered;
         self.say_uncovered(root, error, out);
+        // Another root may be the same directory, by a link or by another path.
+        let covered = self.roots.iter().any(|known| known.within == Some(root));
+        self.stirred |= covered;
+        self.uncover_within(root);
         let awaits = self.awaits;
         for known in self.roots.iter_mut().filter(|known| known.node == root) {
             known.awaited = awaits;
@@ -122,6 +116,43 @@ impl Tracker {
         self.report_another(dir, out);
         self.nodes.get_mut(dir).session = 0;
         self.look_again(dir);
+    }
+
+    /// Covers a directory no longer, nor what is below. What is in it is not known from here on, and will be found if it is
+    /// covered again: so it is reported as empty.
+    pub(super) fn lay_down(&mut self, dir: Id, out: &mut Out<'_>) {
+        let wd = self.nodes.unwatch(dir);
+        if wd != 0 {
+            self.releasing.push_back(wd);
+        }
+        self.drop_below(dir);
+        self.uncover_within(dir);
+        self.uncovered.remove(&dir);
+        if self.nodes.get(dir).parent != NONE {
+            self.report_another(dir, out);
+        }
+        self.nodes.get_mut(dir).state = State::Uncovered;
+    }
+
+    /// Lays down the directories of which more is to be remembered than there is room for.
+    pub(super) fn lay_down_overfull(&mut self, out: &mut Out<'_>) {
+        for dir in std::mem::take(&mut self.overfull) {
+            // One above may have been first.
+            if self.nodes.get(dir).state != State::Watched {
+                continue;
+            }
+            let forbidden = self.doubts.forbidden(dir) >= MOST_FORBIDDEN;
+            self.lay_down(dir, out);
+            if forbidden {
+                self.refused(dir, "look into directory", libc::EACCES, out);
+                continue;
+            }
+            let cause = "the names of all directories take 4 GiB";
+            let error = Error::text(ErrorKind::OutOfMemory, "watch directory", cause)
+                .at(Path::new(OsStr::from_bytes(&self.nodes.path(dir))))
+                .mended_by("leave some out by a filter, or make trees of parts of it");
+            self.say_uncovered(dir, error, out);
+        }
     }
 
     pub(super) fn say_uncovered(&mut self, id: Id, error: Error, out: &mut Out<'_>) {

@@ -6,12 +6,12 @@ use proptest::prelude::*;
 
 use super::ahead::{Ahead, Partner};
 use super::change::OwnedChange;
+use super::doubts::Answer;
 use super::files::UNKNOWN;
 use super::found::{Crawl, Found, Outcome, Part};
 use super::harness::{DIR, Fed, MARKER, ROOT, Raw, read};
 use super::nodes::{Id, NONE, State};
 use super::swaps::{Spot, Swaps};
-use super::tracker::Answer;
 use crate::decode::Records;
 use crate::mask::Mask;
 use crate::sys::dir::Identity;
@@ -133,8 +133,7 @@ fn directories_that_may_have_been_exchanged_are_looked_at_again() {
         assert_eq!((fed.tracker.nodes.by_wd(2), fed.tracker.nodes.by_wd(3)), (None, None));
         let a = fed.tracker.nodes.child(fed.root, b"a").expect("it has come");
         assert_eq!(fed.tracker.nodes.get(a).state, State::Pending);
-        let doubt = fed.tracker.doubt(fed.root, b"b").expect("it may be there");
-        assert_eq!(fed.tracker.doubts[doubt].answer, Answer::Open);
+        assert_eq!(fed.tracker.doubts.get(fed.root, b"b"), Some(Answer::Open));
         fed.assert_sound();
     });
 }
@@ -160,9 +159,8 @@ fn what_leaves_a_directory_whose_watch_is_new_may_have_been_exchanged() {
             (3, Mask::MOVED_FROM | is_dir, 8, "x"),
             (2, Mask::MOVED_TO | is_dir, 8, "y"),
         ]]);
-        let doubt = fed.tracker.doubt(new, b"x").expect("it may be there");
-        assert_eq!(fed.tracker.doubts[doubt].answer, Answer::Open);
-        assert!(fed.tracker.doubt(old, b"y").is_none());
+        assert_eq!(fed.tracker.doubts.get(new, b"x"), Some(Answer::Open));
+        assert!(fed.tracker.doubts.get(old, b"y").is_none());
         fed.assert_sound();
     }
 }
@@ -253,6 +251,26 @@ fn a_directory_that_is_given_up_has_nothing_in_it() {
     }
 }
 
+/// Where only what has no others in it was given up, a marker waited for ever for a watch.
+#[test]
+fn a_directory_is_given_up_that_has_only_such_in_it_as_are_not_watched() {
+    for below in [State::Filtered, State::Uncovered, State::Pending] {
+        let mut fed = Fed::new(false, false);
+        let a = fed.dir(fed.root, "a", 2);
+        let b = fed.tracker.nodes.add(a, b"b").expect("room");
+        fed.tracker.nodes.get_mut(b).state = below;
+        let changes = fed.report(|tracker, out| tracker.give_up_one(out));
+        let is_given_up = below != State::Pending;
+        assert_eq!(fed.tracker.nodes.by_wd(2).is_none(), is_given_up, "{below:?}");
+        assert_eq!(changes.iter().any(|change| change.uncovered().is_some()), is_given_up);
+        if is_given_up {
+            assert_eq!(fed.tracker.nodes.get(a).state, State::Uncovered);
+            assert_eq!(fed.tracker.nodes.child(a, b"b"), None);
+        }
+        fed.assert_sound();
+    }
+}
+
 /// What round 485 with mounts found: the doubt about a name stayed, and when the directory had been listed again, what has
 /// that name was found and reported a second time.
 #[test]
@@ -266,12 +284,12 @@ fn a_directory_that_is_to_be_listed_has_no_name_in_doubt() {
     for again in again {
         let mut fed = Fed::new(false, false);
         let a = fed.dir(fed.root, "a", 2);
-        fed.tracker.open_doubt(fed.root, b"other");
-        fed.tracker.open_doubt(a, b"x");
+        fed.tracker.doubts.put(fed.root, b"other");
+        fed.tracker.doubts.put(a, b"x");
         again(&mut fed, a);
         assert_eq!(fed.tracker.nodes.get(a).state, State::Pending);
-        assert!(fed.tracker.doubt(a, b"x").is_none());
-        assert!(fed.tracker.doubt(fed.root, b"other").is_some());
+        assert!(fed.tracker.doubts.get(a, b"x").is_none());
+        assert!(fed.tracker.doubts.get(fed.root, b"other").is_some());
     }
 }
 
@@ -313,7 +331,7 @@ fn found(root: Id, wd: i32) -> Crawl {
 fn a_root_in_another_is_covered_behind_what_tells_of_it() {
     for told in [true, false] {
         let mut fed = Fed::new(true, false);
-        fed.tracker.add_root(b"/r/a".to_vec());
+        fed.tracker.add_root(b"/r/a".to_vec()).expect("a root");
         let inner = fed.tracker.roots[1].node;
         let look = |fed: &mut Fed, wd| {
             let changes = fed.report(|tracker, out| {

@@ -116,7 +116,7 @@ impl Worker {
         }
     }
 
-    fn is_asked(&self) -> bool {
+    pub(super) fn is_asked(&self) -> bool {
         let commands = self.shared.commands.lock();
         !commands.unwrap_or_else(PoisonError::into_inner).is_empty()
     }

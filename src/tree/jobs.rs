@@ -5,18 +5,18 @@ use std::sync::Arc;
 use super::above::Parent;
 use super::crawl::Job;
 use super::nodes::{Id, LINK, LISTED, NONE, SINGLES, State};
-use super::tracker::{Answer, Tracker};
+use super::tracker::Tracker;
 use crate::sys::dir::Identity;
 
 /// Where a probe is to look: the directory's path and what it is, and the name.
 pub(super) struct Probe {
     pub(super) dir: Id,
-    pub(super) path: Vec<u8>,
+    pub(super) path: Arc<[u8]>,
     pub(super) identity: Identity,
     pub(super) name: Box<[u8]>,
 }
 
-/// Bytes of paths that one session looks at.
+/// Bytes of paths that one session looks at, and of names in doubt.
 const MOST_PATHS: usize = 16 << 20;
 
 impl Tracker {
@@ -79,16 +79,32 @@ impl Tracker {
         Identity { device, inode }
     }
 
-    /// What is in doubt.
+    /// What is in doubt, those of one directory behind each other; the rest stays so if it is much.
     pub(super) fn probes(&mut self) -> Vec<Probe> {
-        let open = self.doubts.iter().filter(|doubt| doubt.answer == Answer::Open);
-        let open: Vec<_> = open.map(|doubt| (doubt.dir, doubt.name.clone())).collect();
-        let probe = |(dir, name)| Probe {
-            path: self.nodes.path(dir),
-            identity: self.identity(dir),
-            dir,
-            name,
-        };
-        open.into_iter().map(probe).collect()
+        let mut probes: Vec<Probe> = Vec::new();
+        let mut room = MOST_PATHS;
+        for (dir, name) in self.doubts.open() {
+            if room == 0 {
+                // It is looked at before a barrier passes.
+                self.stirred = true;
+                break;
+            }
+            let path = match probes.last() {
+                Some(last) if last.dir == dir => Arc::clone(&last.path),
+                _ => {
+                    let path = self.nodes.path(dir);
+                    room = room.saturating_sub(path.len());
+                    path.into()
+                }
+            };
+            room = room.saturating_sub(size_of::<Probe>() + name.len());
+            probes.push(Probe {
+                dir,
+                path,
+                identity: self.identity(dir),
+                name: name.into(),
+            });
+        }
+        probes
     }
 }

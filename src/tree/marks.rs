@@ -47,11 +47,19 @@ struct State {
     own: VecDeque<(i32, Mark)>,
     /// Barriers are to be marked again and could not be.
     unmarked: bool,
+    /// How many are refused, and why.
+    #[cfg(test)]
+    refused: (usize, i32),
 }
 
 impl State {
     /// Queues a marker, and answers what it will be known by. It is noted before the kernel can queue it.
     fn mark(&mut self, inotify: &InotifyFd, note: impl FnOnce(&mut Self, i32)) -> io::Result<i32> {
+        #[cfg(test)]
+        if self.refused.0 > 0 {
+            self.refused.0 -= 1;
+            return Err(io::Error::from_raw_os_error(self.refused.1));
+        }
         let wd = match self.stored.take() {
             Some(wd) => wd,
             None => self.inode.watch(inotify)?,
@@ -73,6 +81,8 @@ impl Marks {
                 barriers: Barriers::default(),
                 own: VecDeque::new(),
                 unmarked: false,
+                #[cfg(test)]
+                refused: (0, 0),
             }),
             inotify,
         })
@@ -80,6 +90,12 @@ impl Marks {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has so many markers be refused, with this errno. Answers how many still were to be.
+    #[cfg(test)]
+    pub(super) fn refuse(&self, times: usize, code: i32) -> usize {
+        std::mem::replace(&mut self.lock().refused, (times, code)).0
     }
 
     pub(super) fn barrier(&self) -> io::Result<u64> {

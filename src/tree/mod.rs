@@ -4,17 +4,20 @@
 //!
 //! `tracker` holds what the tree is and applies records to it; `jobs` says what a session looks at, `session` makes findings
 //! part of it, `recovery` those after a loss; `nodes`, `files` and `texts` are its memory; `swaps` remembers renames that may
-//! be half of an exchange. None of these makes a system call. `crawl`, `look` and `above` look at the disk, `worker` drives
+//! be half of an exchange, `doubts` the names that are to be looked at for it. None of these makes a system call. `crawl`, `look` and `above` look at the disk, `worker` drives
 //! both, `ahead` and `halves` find the halves of renames, `marks` sets markers, `mounts` notices what is mounted, of which
 //! `herald` tells it; `batch`, `change`, `outlet` and `stream` are the way to the consumer.
 
 mod above;
 mod ahead;
 mod batch;
+#[cfg(test)]
+mod bounds;
 mod builder;
 mod change;
 mod coverage;
 mod crawl;
+mod doubts;
 #[cfg(test)]
 mod fed;
 mod files;
@@ -342,15 +345,18 @@ impl Tree {
     /// One more root, while the tree is running. What is there is reported as [`Origin::Scan`], in front of a
     /// [`barrier`](Self::barrier) that is set behind this; and so is why it can't be covered, if it can't.
     ///
+    /// A link to a file is that file, [as for the builder](TreeBuilder::root).
+    ///
     /// A root that lies in another is covered there, and its changes are reported once, behind that of its own directory. If
     /// the other is added later, what is in the one that was there is not reported again. One that is there already is looked
     /// at again if it is not covered.
     ///
     /// # Errors
-    /// [`Closed`](ErrorKind::Closed).
+    /// [`Closed`](ErrorKind::Closed); [`InvalidInput`](ErrorKind::InvalidInput) if the path is longer than 64 KiB,
+    /// [`OutOfMemory`](ErrorKind::OutOfMemory) if the names of all directories take 4 GiB.
     pub fn add_root(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = builder::plain(path.as_ref());
-        self.ask("add root", move |worker| worker.tracker.add_root(path))
+        self.ask("add root", move |worker| worker.tracker.add_root(path))?
     }
 
     /// Ends a root, with all below. Changes that were read are still delivered; what lies in another root goes on.
@@ -448,7 +454,7 @@ fn work(builder: &TreeBuilder, shared: Arc<Shared>, ready: &SyncSender<Result<()
         tracker.silent = !builder.list;
         tracker.awaits = builder.await_missing;
         for path in builder.root_paths() {
-            tracker.add_root(path);
+            tracker.add_root(path)?;
         }
         Ok(Worker::new(Arc::clone(&shared), inotify, tracker, compares))
     };

@@ -352,7 +352,7 @@ impl Tracker {
     pub(super) fn refuse_again(&mut self) {
         let kinds = [ErrorKind::PermissionDenied, ErrorKind::Other];
         let refused = |(&id, error): (&Id, &Error)| {
-            let here = self.nodes.get(id).session == self.session || self.has_forbidden(id);
+            let here = self.nodes.get(id).session == self.session || self.doubts.forbidden(id) > 0;
             (here && kinds.contains(&error.kind())).then_some(id)
         };
         let refused: Vec<_> = self.uncovered.iter().filter_map(refused).collect();

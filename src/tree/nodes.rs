@@ -73,6 +73,8 @@ pub(super) struct Nodes {
     ancestors: Vec<Id>,
     /// Changes whenever a path may have, or is no more.
     pub(super) epoch: u64,
+    #[cfg(test)]
+    lookups: std::sync::atomic::AtomicUsize,
 }
 
 /// Multiplying spreads consecutive numbers.
@@ -92,15 +94,25 @@ impl Nodes {
             hasher: RandomState::new(),
             ancestors: Vec::new(),
             epoch: 0,
+            #[cfg(test)]
+            lookups: Default::default(),
         }
     }
 
     pub(super) fn get(&self, id: Id) -> &Node {
+        #[cfg(test)]
+        self.lookups.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         &self.nodes[id as usize]
     }
 
     pub(super) fn get_mut(&mut self, id: Id) -> &mut Node {
         &mut self.nodes[id as usize]
+    }
+
+    /// How often one was asked for.
+    #[cfg(test)]
+    pub(super) fn lookups(&self) -> usize {
+        self.lookups.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     pub(super) fn name(&self, id: Id) -> &[u8] {
@@ -199,14 +211,21 @@ impl Nodes {
         let node = self.get_mut(id);
         node.state = State::Vacant;
         node.next = vacant;
-        if self.names.is_sparse() {
-            let used = self.nodes.iter_mut().filter(|node| node.state != State::Vacant);
-            self.names.compact(used.map(|node| &mut node.name));
-        }
+        self.compact();
         wd
     }
 
-    /// Moves a directory, and with it all below.
+    /// Whether there is room for one more name.
+    pub(super) fn has_room(&self) -> bool {
+        self.names.has_room()
+    }
+
+    #[cfg(test)]
+    pub(super) fn fill(&mut self) {
+        self.names.fill();
+    }
+
+    /// Moves a directory, and with it all below. For its name there must be [room](Self::has_room).
     pub(super) fn relink(&mut self, id: Id, parent: Id, name: &[u8]) {
         let Some(name) = self.names.put(name) else { return };
         self.unlink(id);
@@ -214,6 +233,15 @@ impl Nodes {
         let node = self.get_mut(id);
         (node.parent, node.name) = (parent, name);
         self.link(id);
+        self.compact();
+    }
+
+    /// Lets go of names that no directory has any more, once they take more than all others.
+    fn compact(&mut self) {
+        if self.names.is_sparse() {
+            let used = self.nodes.iter_mut().filter(|node| node.state != State::Vacant);
+            self.names.compact(used.map(|node| &mut node.name));
+        }
     }
 
     fn link(&mut self, id: Id) {

@@ -16,15 +16,17 @@ impl Tracker {
         for id in std::mem::take(&mut self.pending) {
             self.nodes.get_mut(id).flags &= !LISTED;
         }
-        self.doubts.clear();
+        self.doubts = Default::default();
         self.left_over.clear();
         self.swaps = Default::default();
         self.shadow = true;
         // Who was to tell of them may have been told by what was lost.
         let left = self.roots.iter_mut().filter_map(|root| root.left.take());
         self.releasing.extend(left.map(|left| left.wd));
+        // Files of one directory need not be behind each other.
         let mut roots: Vec<_> = self.roots.iter().map(|root| root.node).collect();
-        roots.dedup();
+        let mut met = HashSet::new();
+        roots.retain(|&root| met.insert(root));
         roots.into_iter().map(|root| self.job(root, None)).collect()
     }
 
@@ -66,6 +68,7 @@ impl Tracker {
             }
             spare(out);
         }
+        self.lay_down_overfull(out);
     }
 
     /// The directory that was known before where this one was found, if it is the same.

@@ -1,10 +1,11 @@
 //! What renames make of the tree: both halves, or one of them, or two of them that are an exchange.
 
 use super::batch::Extra;
+use super::doubts::Answer;
 use super::files::UNKNOWN;
 use super::nodes::{Id, LINK, SINGLES, State};
 use super::swaps::Spot;
-use super::tracker::{Answer, Out, Seen, Tracker};
+use super::tracker::{Out, Seen, Tracker};
 use crate::mask::Mask;
 
 impl Tracker {
@@ -22,7 +23,7 @@ impl Tracker {
             if swap.is_some() || self.is_fresh(dir) {
                 // In and out again, or exchanged with something outside; in a directory that was not watched before, the
                 // first half of that was not seen.
-                self.open_doubt(dir, seen.name());
+                self.doubts.put(dir, seen.name());
             }
         }
     }
@@ -53,7 +54,7 @@ impl Tracker {
             && self.nodes.child(old, from.name()).is_none()
             && !self.files.contains(old, from.name())
         {
-            self.open_doubt(old, from.name());
+            self.doubts.put(old, from.name());
         }
     }
 
@@ -71,7 +72,7 @@ impl Tracker {
         let is_dir = to.is_dir();
         let (source, target) = (Spot::new(old, from.name()), Spot::new(new, to.name()));
         let unsure = self.is_fresh(old) || self.is_fresh(new);
-        let victim = unsure || self.nodes.child(new, to.name()).is_some() || self.doubt(new, to.name()).is_some();
+        let victim = unsure || self.nodes.child(new, to.name()).is_some() || self.doubts.get(new, to.name()).is_some();
         let cookie = to.record.cookie;
         let back = self.swaps.came_to(source, cookie);
         // What came from a third place has nothing to do with this.
@@ -83,7 +84,7 @@ impl Tracker {
                 // Perhaps two directories were exchanged, or the first was put over an empty one and came back.
                 self.torn(from, to, out);
                 if let Some(old) = self.nodes.by_wd(from.record.wd) {
-                    self.open_doubt(old, from.name());
+                    self.doubts.put(old, from.name());
                 }
                 return;
             }
@@ -102,7 +103,7 @@ impl Tracker {
                 self.file_renamed((from, old), (to, new), out);
                 if back.is_some() {
                     // Two files exchanged, or one back and forth.
-                    self.open_doubt(old, from.name());
+                    self.doubts.put(old, from.name());
                 }
             }
             _ => self.torn(from, to, out),
@@ -157,13 +158,13 @@ impl Tracker {
         }
         self.emit_pair((from, old), (to, new), out);
         if self.manner.follow_links {
-            self.add(new, to.name(), true);
+            self.add(new, to.name(), true, out);
         }
     }
 
     fn relink(&mut self, node: Id, (from, old): (Seen<'_>, Id), (to, new): (Seen<'_>, Id), out: &mut Out<'_>) {
-        if self.nodes.root(node) == node || self.is_below(new, node) {
-            // No rename does that: the tree is not what it seemed.
+        if self.nodes.root(node) == node || self.is_below(new, node) || !self.nodes.has_room() {
+            // No rename does that: the tree is not what it seemed. Or what is new has no room.
             return self.torn(from, to, out);
         }
         let was_wanted = self.nodes.get(node).state != State::Filtered;

@@ -2,7 +2,8 @@
 //!
 //! A root that lies in another has no watch of its own: it is covered there, and looked at again when that ends. While its
 //! directory is not known there, but may be told of any moment, it waits for that, so that parents are told before children.
-//! A root that is a file is covered by watching its directory, for that name only, so it survives being replaced.
+//! A root that is a file is covered by watching its directory, for that name only, so it survives being replaced. If it is a
+//! link to a file, that is the directory of the file.
 
 use std::cmp::Reverse;
 use std::ffi::OsStr;
@@ -11,10 +12,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::batch::Extra;
+use super::doubts::Answer;
 use super::files::UNKNOWN;
 use super::found::Outcome;
 use super::nodes::{Id, NONE, SINGLES, State};
-use super::tracker::{Answer, ENTRIES, Out, Seen, Tracker};
+use super::texts::LONGEST;
+use super::tracker::{ENTRIES, Out, Seen, Tracker};
+use crate::error::{Error, ErrorKind, Result};
 use crate::mask::Mask;
 
 /// Where a tree begins.
@@ -46,41 +50,65 @@ pub(super) struct Left {
 /// Where directories never cease to be made and renamed, a root is covered at last, even if its own is told of later.
 const MOST_LEFT: u32 = 64;
 
+/// Why a root can't be added.
+fn no_room(path: &[u8]) -> Error {
+    let (kind, cause, remedy) = if path.len() > LONGEST {
+        let remedy = "give it relative to the working directory";
+        (ErrorKind::InvalidInput, "its path is longer than 64 KiB", remedy)
+    } else {
+        let cause = "the names of all directories take 4 GiB";
+        (ErrorKind::OutOfMemory, cause, "make another tree for it")
+    };
+    let error = Error::text(kind, "add root", cause).at(Path::new(OsStr::from_bytes(path)));
+    error.mended_by(remedy)
+}
+
+/// The directory that is to be watched for a root; and the name in it, if it is a file.
+fn place(path: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
+    let given = Path::new(OsStr::from_bytes(path));
+    if !fs::metadata(given).is_ok_and(|found| !found.is_dir()) {
+        return (path.to_vec(), None);
+    }
+    let is_link = fs::symlink_metadata(given).is_ok_and(|found| found.is_symlink());
+    // The directory that a link is in is told nothing of what is written to the file.
+    let target = if is_link { fs::canonicalize(given).ok() } else { None };
+    let given = target.as_deref().unwrap_or(given);
+    let (Some(parent), Some(name)) = (given.parent(), given.file_name()) else {
+        return (path.to_vec(), None);
+    };
+    let parent = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    };
+    (parent.as_os_str().as_bytes().to_vec(), Some(name.as_bytes().to_vec()))
+}
+
 impl Tracker {
     /// One more root. It is looked at in the next session, and so is one that is there already and not covered.
-    pub(super) fn add_root(&mut self, path: Vec<u8>) {
+    pub(super) fn add_root(&mut self, path: Vec<u8>) -> Result<()> {
         if let Some(known) = self.roots.iter().find(|root| root.path == path) {
             let node = known.node;
             if self.uncovered.contains_key(&node) {
                 self.replace_root(path);
             }
-            return;
+            return Ok(());
         }
-        let given = Path::new(OsStr::from_bytes(&path));
-        let is_file = fs::metadata(given).is_ok_and(|found| !found.is_dir());
-        let (dir, file) = match (given.parent(), given.file_name()) {
-            (Some(parent), Some(name)) if is_file => {
-                let parent = if parent.as_os_str().is_empty() {
-                    Path::new(".")
-                } else {
-                    parent
-                };
-                (parent.as_os_str().as_bytes().to_vec(), Some(name.as_bytes().to_vec()))
-            }
-            _ => (path.clone(), None),
-        };
+        let (dir, file) = place(&path);
         let shared = self.roots.iter().find(|root| {
             root.file.is_some() && file.is_some() && root.within.is_none() && self.nodes.name(root.node) == dir
         });
         let node = match (shared, &file) {
             (Some(root), Some(name)) => {
                 let node = root.node;
-                // Of what is watched already, only this name is to be looked at.
-                self.open_doubt(node, name);
+                // Of what is watched already, only this name is to be looked at, unless it is another root already.
+                if !self.is_single(node, name) {
+                    self.doubts.put(node, name);
+                }
                 node
             }
             _ => {
-                let Some(node) = self.nodes.add(NONE, &dir) else { return };
+                let node = self.nodes.add(NONE, &dir).ok_or_else(|| no_room(&dir))?;
                 if file.is_some() {
                     self.nodes.get_mut(node).flags |= SINGLES;
                     self.has_singles = true;
@@ -97,14 +125,18 @@ impl Tracker {
             awaited: false,
             left: None,
         });
+        Ok(())
     }
 
     /// Begins again with a root, at the same place in their order.
     fn replace_root(&mut self, path: Vec<u8>) {
         let place = self.roots.iter().position(|root| root.path == path);
+        if !self.nodes.has_room() {
+            // It stays as it was said to be.
+            return;
+        }
         self.remove_root(&path);
-        self.add_root(path);
-        if let (Some(place), Some(root)) = (place, self.roots.pop()) {
+        if let (Ok(()), Some(place), Some(root)) = (self.add_root(path), place, self.roots.pop()) {
             self.roots.insert(place, root);
         }
     }
@@ -229,13 +261,18 @@ impl Tracker {
         None
     }
 
-    /// A directory of another root was found where this root is: it takes the root's directory, with all below.
-    pub(super) fn adopt(&mut self, root: Id, place: Id) {
+    /// A directory of another root was found where this root is: it takes the root's directory, with all below. False if there
+    /// is no room for the names that takes.
+    pub(super) fn adopt(&mut self, root: Id, place: Id) -> bool {
         let (parent, name) = (self.nodes.get(place).parent, self.nodes.name(place).to_vec());
         let path = self.nodes.name(root).to_vec();
         let Some(stand_in) = self.nodes.add(NONE, &path) else {
-            return;
+            return false;
         };
+        if !self.nodes.has_room() {
+            self.nodes.remove(stand_in);
+            return false;
+        }
         self.drop_subtree(place);
         self.nodes.relink(root, parent, &name);
         self.nodes.get_mut(root).session = self.session;
@@ -243,6 +280,7 @@ impl Tracker {
             known.node = stand_in;
         }
         self.covered_within(stand_in, root);
+        true
     }
 
     /// The directory of a file is to be covered as a whole, by another root: it gives its watch to that.
@@ -283,7 +321,11 @@ impl Tracker {
     /// The entries that a directory is watched for.
     pub(super) fn singles(&self, dir: Id) -> Vec<Vec<u8>> {
         let here = self.roots.iter().filter(|root| root.node == dir);
-        here.filter_map(|root| root.file.clone()).collect()
+        let mut names: Vec<_> = here.filter_map(|root| root.file.clone()).collect();
+        // By a link, two may be one file.
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// Something about an entry of a directory that is watched for some only.

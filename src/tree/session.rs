@@ -5,17 +5,21 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::doubts::Answer;
 use super::files::UNKNOWN;
 use super::found::{Crawl, Found, Outcome};
 use super::jobs::Probe;
 use super::nodes::{ALIAS, CONFIRMED, ENDED, Id, LINK, LISTED, NONE, SINGLES, State};
-use super::tracker::{Answer, Out, Tracker};
+use super::tracker::{Out, Tracker};
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 use crate::sys::dir::Kind;
 use crate::table::add_error;
 
 const MADE: Mask = Mask::CREATE.union(Mask::ISDIR);
+/// Names in one directory that may be in doubt until that may be searched: whoever renames in it could make more and more.
+pub(super) const MOST_FORBIDDEN: usize = 1_024;
+
 pub(super) const GONE: Mask = Mask::DELETE.union(Mask::ISDIR);
 
 impl Tracker {
@@ -30,7 +34,7 @@ impl Tracker {
             }
             due
         });
-        !self.pending.is_empty() || self.doubts.iter().any(|doubt| doubt.answer == Answer::Open)
+        !self.pending.is_empty() || self.doubts.has_open()
     }
 
     /// Whether all that is known has been looked at, and nothing overlaps.
@@ -55,18 +59,15 @@ impl Tracker {
 
     /// The directory was not where it was; the events that say so are still to come.
     pub(super) fn probe_lost(&mut self, probe: &Probe) {
-        self.answer(probe, Answer::Lost);
+        self.doubts.answer(probe.dir, &probe.name, Answer::Lost);
     }
 
     /// Nobody can tell until its directory may be searched.
     pub(super) fn probe_forbidden(&mut self, probe: &Probe, out: &mut Out<'_>) {
-        self.answer(probe, Answer::Forbidden);
+        self.doubts.answer(probe.dir, &probe.name, Answer::Forbidden);
         self.refused(probe.dir, "look into directory", libc::EACCES, out);
-    }
-
-    fn answer(&mut self, probe: &Probe, answer: Answer) {
-        if let Some(place) = self.doubt(probe.dir, &probe.name) {
-            self.doubts[place].answer = answer;
+        if self.doubts.forbidden(probe.dir) == MOST_FORBIDDEN {
+            self.overfull.push(probe.dir);
         }
     }
 
@@ -78,7 +79,7 @@ impl Tracker {
         } else {
             Answer::Absent
         };
-        self.answer(probe, answer);
+        self.doubts.answer(dir, name, answer);
         let Some(kind) = kind else { return };
         if self.nodes.child(dir, name).is_some() {
             return;
@@ -98,7 +99,10 @@ impl Tracker {
     /// A directory that this session has found and not looked at.
     fn find(&mut self, dir: Id, name: &[u8], link: bool) -> Option<Id> {
         let wanted = self.is_wanted(dir, name);
-        let id = self.nodes.add(dir, name)?;
+        let Some(id) = self.nodes.add(dir, name) else {
+            self.overfull.push(dir);
+            return None;
+        };
         let node = self.nodes.get_mut(id);
         node.session = self.session;
         node.flags = if link { LINK } else { 0 };
@@ -122,6 +126,7 @@ impl Tracker {
             self.take_one(crawl, number, &mut ids, out);
             spare(out);
         }
+        self.lay_down_overfull(out);
     }
 
     pub(super) fn take_one(&mut self, crawl: &Crawl, number: usize, ids: &mut [Id], out: &mut Out<'_>) {
@@ -142,7 +147,13 @@ impl Tracker {
         if !found.link {
             self.report(parent, name, MADE, out);
         }
-        let Some(id) = self.nodes.add(parent, name) else { return };
+        let Some(id) = self.nodes.add(parent, name) else {
+            self.overfull.push(parent);
+            if watched {
+                self.release(found.outcome);
+            }
+            return;
+        };
         if found.link {
             self.nodes.get_mut(id).flags |= LINK;
         }
@@ -188,9 +199,14 @@ impl Tracker {
                         ids[number] = NONE;
                         return self.covered_within(id, other);
                     }
-                    Some(other) if other != id && self.nodes.get(other).parent == NONE && !self.is_below(id, other) => {
+                    Some(other)
+                        if other != id
+                            && self.nodes.get(other).parent == NONE
+                            && !self.is_below(id, other)
+                            && self.adopt(other, id) =>
+                    {
                         ids[number] = NONE;
-                        return self.adopt(other, id);
+                        return;
                     }
                     Some(other) if other != id => {
                         self.nodes.get_mut(id).flags |= ALIAS;
@@ -282,28 +298,25 @@ impl Tracker {
         Path::new(OsStr::from_bytes(&self.nodes.path(id))).to_owned()
     }
 
-    fn refused(&mut self, id: Id, operation: &'static str, code: i32, out: &mut Out<'_>) {
+    pub(super) fn refused(&mut self, id: Id, operation: &'static str, code: i32, out: &mut Out<'_>) {
         let path = self.path(id);
         let cause = io::Error::from_raw_os_error(code);
         let error = add_error(operation, Some(&path), Mask::empty(), &cause);
         self.say_uncovered(id, error, out);
     }
 
-    /// Gives up a directory, since its watch is needed more for a marker. Any that has none below will do, but no root. What is
-    /// in it is not known from here on, and will be found if it is covered again: so it is reported as empty.
+    /// Gives up a directory, since its watch is needed more for a marker. Any will do that has none in it which
+    /// is watched or is to be, but no root.
     pub(super) fn give_up_one(&mut self, out: &mut Out<'_>) {
         let is_leaf = |&id: &Id| {
             let node = self.nodes.get(id);
-            node.state == State::Watched && node.parent != NONE && node.first_child == NONE
+            let holds = |child| matches!(self.nodes.get(child).state, State::Watched | State::Pending);
+            node.state == State::Watched && node.parent != NONE && !self.nodes.children(id).any(holds)
         };
         let Some(id) = self.nodes.all().filter(is_leaf).last() else {
             return;
         };
-        let wd = self.nodes.unwatch(id);
-        self.releasing.push_back(wd);
-        self.drop_below(id);
-        self.report_another(id, out);
-        self.nodes.get_mut(id).state = State::Uncovered;
+        self.lay_down(id, out);
         self.refused(id, "watch directory", libc::ENOSPC, out);
     }
 
@@ -327,12 +340,7 @@ impl Tracker {
             }
         }
         let changed = self.changed;
-        self.doubts.retain_mut(|doubt| {
-            if doubt.answer == Answer::Lost && changed {
-                doubt.answer = Answer::Open;
-            }
-            matches!(doubt.answer, Answer::Open | Answer::Forbidden)
-        });
+        self.doubts.end_session(changed);
         self.swaps.end_session();
         self.session = 0;
         if !self.keeps_files {

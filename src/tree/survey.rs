@@ -4,13 +4,16 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::thread;
+use std::time::Duration;
 
 use super::batch::{Draft, TreeBatch};
 use super::crawl::{Job, Manner, crawl};
 use super::found::Crawl;
+use super::jobs::Probe;
 use super::marks::Mark;
 use super::nodes::{Id, State};
 use super::tracker::Out;
@@ -20,6 +23,9 @@ use crate::mask::Mask;
 use crate::queue::add;
 use crate::sys::dir::Dir;
 use crate::sys::pool::Buffer;
+
+/// How long to wait before what was refused is tried again.
+pub(super) const AGAIN: Duration = Duration::from_millis(5);
 
 /// Bytes of a batch of what was found by looking.
 const SCAN_BATCH: usize = 64 * 1024;
@@ -113,7 +119,7 @@ impl Worker {
     /// A marker could not be set. It is tried again, for ever if it only wants room; else not, for without markers nobody
     /// knows what is older and what newer.
     fn not_marked(&mut self, error: &io::Error) {
-        /// Five milliseconds each.
+        /// With [`AGAIN`] between them.
         const MOST_REFUSED: u32 = 1_000;
         self.retry = true;
         if error.raw_os_error() == Some(libc::ENOSPC) {
@@ -163,21 +169,7 @@ impl Worker {
         };
         let found = self.crawl(jobs, &manner, false);
         let mut draft = self.begin();
-        for probe in probes {
-            let looked = Dir::find(&probe.path).and_then(|dir| Ok((dir.identity()? == probe.identity, dir)));
-            let out = &mut Out {
-                draft: &mut draft,
-                memory: &mut self.memory,
-            };
-            match looked {
-                Ok((true, dir)) => match dir.status_of(&probe.name) {
-                    Err(error) if is_forbidden(&error) => self.tracker.probe_forbidden(&probe, out),
-                    found => self.tracker.probed(&probe, found.map(|status| status.kind).ok(), out),
-                },
-                Err(error) if is_forbidden(&error) => self.tracker.probe_forbidden(&probe, out),
-                _ => self.tracker.probe_lost(&probe),
-            }
-        }
+        self.probe(&probes, &mut draft);
         for dir in self.tracker.swaps.suspects() {
             if self.wait_for_change(dir) {
                 self.tracker.swaps.rested(dir);
@@ -193,6 +185,26 @@ impl Worker {
         if reports {
             // Whatever comes is reported, so there is no need to wait for a certain place; and nobody takes it before.
             self.opened = true;
+        }
+    }
+
+    /// Looks at names that are in doubt, those of one directory behind each other.
+    fn probe(&mut self, probes: &[Probe], draft: &mut Draft) {
+        let Self { tracker, memory, .. } = self;
+        let out = &mut Out { draft, memory };
+        for here in probes.chunk_by(|one, other| one.dir == other.dir) {
+            let Some(first) = here.first() else { continue };
+            let looked = Dir::find(&first.path).and_then(|dir| Ok((dir.identity()? == first.identity, dir)));
+            for probe in here {
+                match &looked {
+                    Ok((true, dir)) => match dir.status_of(&probe.name) {
+                        Err(error) if is_forbidden(&error) => tracker.probe_forbidden(probe, out),
+                        found => tracker.probed(probe, found.map(|status| status.kind).ok(), out),
+                    },
+                    Err(error) if is_forbidden(error) => tracker.probe_forbidden(probe, out),
+                    _ => tracker.probe_lost(probe),
+                }
+            }
         }
     }
 
@@ -251,6 +263,33 @@ impl Worker {
         }
     }
 
+    /// Sets the marker behind which events are believed again. False if the tree ends before that can be done.
+    ///
+    /// The kernel says only once that it lost events, as long as that was not read. So what was queued until now may have gaps,
+    /// and is older than what is looked at from now on. Until the marker is set nothing more is read.
+    fn mark_light(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) -> bool {
+        while let Err(error) = self.shared.marks.set(Mark::Light) {
+            self.not_marked(&error);
+            if error.raw_os_error() == Some(libc::ENOSPC) && !self.release() {
+                let Self { tracker, memory, .. } = self;
+                tracker.give_up_one(&mut Out { draft, memory });
+            }
+            if self.is_asked() {
+                // What was reported up to here comes before what that reports.
+                self.divide(buffer, draft);
+                self.obey();
+                self.memory.forget();
+            }
+            self.ended |= !self.opened && self.shared.counts.cancelled.load(Ordering::Relaxed);
+            if self.ended || self.shared.core.feed.queue.is_closed() {
+                return false;
+            }
+            thread::park_timeout(AGAIN);
+        }
+        self.refused = 0;
+        true
+    }
+
     /// Events were lost here. Everything is looked at before the loss is reported, so that whoever looks then misses
     /// nothing that the watches do not tell.
     pub(super) fn overflowed(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
@@ -258,17 +297,17 @@ impl Worker {
         self.unmarked.clear();
         self.search_ends.clear();
         self.mounts.forget();
+        let marked = self.mark_light(buffer, draft);
         if !self.tracker.silent {
             draft.overflow();
         }
         add(&self.shared.core.feed.counters.overflows, 1);
+        if !marked {
+            self.tracker.shadow = true;
+            return;
+        }
         let jobs = self.tracker.begin_recovery();
         self.delayed = 0;
-        // The kernel says only once that it lost events, as long as that was not read. So what was queued until now may
-        // have gaps, and is older than what is looked at from now on.
-        if self.shared.marks.set(Mark::Light).is_err() {
-            self.tracker.shadow = false;
-        }
         let manner = Manner {
             names: self.compares,
             fingerprints: self.compares,
@@ -308,5 +347,77 @@ fn wait_for_room(shared: &Shared, worker: &Waker) {
     };
     while !shared.outlet.has_room_for_findings(worker) && !is_asked() && !shared.core.feed.queue.is_closed() {
         thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Tree;
+    use crate::tree::harness::read;
+
+    /// What is behind a loss and in front of its marker may have gaps. Where the marker was refused, it was believed.
+    #[test]
+    fn nothing_is_believed_behind_a_loss_until_that_has_its_marker() {
+        for code in [libc::ENOSPC, libc::ENOMEM] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let leaf = dir.path().join("leaf");
+            std::fs::create_dir(&leaf).expect("a directory");
+            let tree = Tree::new(dir.path()).expect("a tree");
+            let mut stream = tree.stream().expect("a stream");
+            let marks = || &tree.owner.shared.marks;
+            marks().refuse(3, code);
+            let believed = tree.ask("lose events", |worker| {
+                let lost = Arc::new(read(&[(-1, Mask::Q_OVERFLOW, 0, "")]));
+                let mut draft = worker.begin();
+                worker.overflowed(&lost, &mut draft);
+                worker.hand_on(None, draft);
+                !worker.tracker.shadow
+            });
+            assert!(!believed.expect("an answer"));
+            assert_eq!(marks().refuse(0, 0), 0);
+            // And then all is as it should be.
+            let file = leaf.join("file");
+            std::fs::write(&file, "").expect("a file");
+            let barrier = tree.barrier().expect("a barrier");
+            let mut seen = Vec::new();
+            while !seen
+                .iter()
+                .any(|change: &crate::tree::OwnedChange| change.barrier() == Some(barrier))
+            {
+                let batch = stream.wait().expect("it goes on").expect("a batch");
+                seen.extend(batch.iter().map(|change| change.to_owned()));
+            }
+            let lost = seen.iter().position(|change| change.is_overflow()).expect("a loss");
+            let made = |change: &crate::tree::OwnedChange| {
+                change.mask() == Mask::CREATE && change.path() == Some(file.clone())
+            };
+            assert_eq!(seen[lost..].iter().filter(|change| made(change)).count(), 1, "{seen:?}");
+            assert!(tree.uncovered().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_tree_ends_that_waits_for_the_marker_of_a_loss() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let tree = Tree::new(dir.path()).expect("a tree");
+        tree.owner.shared.marks.refuse(usize::MAX, libc::ENOSPC);
+        let (begun, begins) = std::sync::mpsc::channel();
+        let closing = tree.clone();
+        let closer = thread::spawn(move || {
+            begins.recv().expect("it begins");
+            // Whoever asks is answered meanwhile.
+            assert!(closing.uncovered().is_empty());
+            closing.close();
+        });
+        let believed = tree.ask("lose events", move |worker| {
+            begun.send(()).expect("it is waited for");
+            let lost = Arc::new(read(&[(-1, Mask::Q_OVERFLOW, 0, "")]));
+            let mut draft = worker.begin();
+            worker.overflowed(&lost, &mut draft);
+            !worker.tracker.shadow
+        });
+        assert!(!believed.expect("an answer"));
+        closer.join().expect("it is closed");
     }
 }

@@ -1,20 +1,46 @@
 //! Names, one behind the other in one piece of memory.
 
 /// Many short byte strings. Each is known by its place, which a [`compact`](Self::compact) changes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Texts {
     /// Each with its length before it, in two bytes.
     bytes: Vec<u8>,
     /// Bytes of those that were dropped.
     waste: usize,
+    /// Where the last may begin.
+    last: u32,
+}
+
+impl Default for Texts {
+    fn default() -> Self {
+        Self {
+            bytes: Vec::new(),
+            waste: 0,
+            last: u32::MAX,
+        }
+    }
 }
 
 const LENGTH: usize = 2;
 
+/// Bytes that a text may have.
+pub(super) const LONGEST: usize = u16::MAX as usize;
+
 impl Texts {
-    /// Keeps a text of at most 65,535 bytes. None if there is no room for more: 4 GiB.
+    /// Whether one more can be kept.
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes.len() <= self.last as usize
+    }
+
+    /// As if what there is were 4 GiB.
+    #[cfg(test)]
+    pub(super) fn fill(&mut self) {
+        self.last = self.bytes.len() as u32 - 1;
+    }
+
+    /// Keeps a text of at most [`LONGEST`] bytes. None if there is no room for more: 4 GiB.
     pub(super) fn put(&mut self, text: &[u8]) -> Option<u32> {
-        let place = u32::try_from(self.bytes.len()).ok()?;
+        let place = u32::try_from(self.bytes.len()).ok().filter(|_| self.has_room())?;
         let length = u16::try_from(text.len()).ok()?;
         self.bytes.extend(length.to_ne_bytes());
         self.bytes.extend(text);
@@ -41,7 +67,10 @@ impl Texts {
 
     /// Moves the texts at these places together and says where each is now. All others are gone.
     pub(super) fn compact<'a>(&mut self, places: impl Iterator<Item = &'a mut u32>) {
-        let mut kept = Self::default();
+        let mut kept = Self {
+            last: self.last,
+            ..Self::default()
+        };
         for place in places {
             *place = kept.put(self.get(*place)).unwrap_or(u32::MAX);
         }

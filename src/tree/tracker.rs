@@ -15,6 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::batch::{Draft, Extra, Memory};
 use super::crawl::Manner;
+use super::doubts::{Answer, Doubts};
 use super::files::{Files, UNKNOWN};
 use super::nodes::{CONFIRMED, ENDED, Id, LINK, NONE, Nodes, SINGLES, State};
 use super::roots::Root;
@@ -46,28 +47,6 @@ impl<'a> Seen<'a> {
 pub(super) struct Out<'a> {
     pub(super) draft: &'a mut Draft,
     pub(super) memory: &'a mut Memory,
-}
-
-/// A name that is reported as not being there, and may be all the same.
-#[derive(Clone, Debug)]
-pub(super) struct Doubt {
-    pub(super) dir: Id,
-    pub(super) name: Box<[u8]>,
-    pub(super) answer: Answer,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// Nobody has looked.
-    Open,
-    /// Its directory was not where it was.
-    Lost,
-    /// Its directory may not be searched.
-    Forbidden,
-    /// This session has found nothing.
-    Absent,
-    /// This session has found it, and it was reported.
-    Present,
 }
 
 pub(super) struct Tracker {
@@ -103,13 +82,15 @@ pub(super) struct Tracker {
     /// Directories on another file system than the one above them, and some that were.
     pub(super) crossings: HashSet<Id>,
     pub(super) pending: Vec<Id>,
-    pub(super) doubts: Vec<Doubt>,
+    pub(super) doubts: Doubts,
     /// Pending directories that the session did not find, or not where they were.
     pub(super) left_over: Vec<(Id, super::found::Outcome)>,
     pub(super) swaps: Swaps,
     /// Watches that are to be removed, unless they are found on a directory of the tree before.
     pub(super) releasing: VecDeque<i32>,
     pub(super) uncovered: HashMap<Id, Error>,
+    /// Directories of which more is to be remembered than there is room for.
+    pub(super) overfull: Vec<Id>,
     /// Watches that have ended since directories were last tried again for which there was no room.
     pub(super) freed: usize,
 }
@@ -142,11 +123,12 @@ impl Tracker {
             remounted: false,
             crossings: HashSet::new(),
             pending: Vec::new(),
-            doubts: Vec::new(),
+            doubts: Doubts::default(),
             left_over: Vec::new(),
             swaps: Swaps::default(),
             releasing: VecDeque::new(),
             uncovered: HashMap::new(),
+            overfull: Vec::new(),
             freed: 0,
         }
     }
@@ -252,7 +234,7 @@ impl Tracker {
                 if let Some(child) = known {
                     self.drop_subtree(child);
                 }
-                self.add(dir, name, true);
+                self.add(dir, name, true, out);
             }
             return;
         }
@@ -272,7 +254,7 @@ impl Tracker {
         }
         self.emit(seen, dir, Extra::default(), out);
         if seen.is_dir() {
-            self.add(dir, name, false);
+            self.add(dir, name, false, out);
         } else if self.knows_names(dir) {
             self.files.put(&mut self.nodes, dir, name, UNKNOWN);
         }
@@ -369,9 +351,12 @@ impl Tracker {
     }
 
     /// A directory is known from now on, and to be looked at if it is wanted.
-    pub(super) fn add(&mut self, dir: Id, name: &[u8], link: bool) {
+    pub(super) fn add(&mut self, dir: Id, name: &[u8], link: bool, out: &mut Out<'_>) {
         let wanted = self.is_wanted(dir, name);
-        let Some(id) = self.nodes.add(dir, name) else { return };
+        let Some(id) = self.nodes.add(dir, name) else {
+            self.overfull.push(dir);
+            return self.lay_down_overfull(out);
+        };
         if link {
             self.nodes.get_mut(id).flags |= LINK;
         }
@@ -381,27 +366,11 @@ impl Tracker {
         }
     }
 
-    pub(super) fn doubt(&self, dir: Id, name: &[u8]) -> Option<usize> {
-        self.doubts
-            .iter()
-            .position(|doubt| doubt.dir == dir && *doubt.name == *name)
-    }
-
-    /// Whether a name is taken is to be looked at.
-    pub(super) fn open_doubt(&mut self, dir: Id, name: &[u8]) {
-        self.settle_doubt(dir, name);
-        let (name, answer) = (name.into(), Answer::Open);
-        self.doubts.push(Doubt { dir, name, answer });
-    }
-
     /// An event says how it is. Answers what was known before, if it was in doubt.
     pub(super) fn settle_doubt(&mut self, dir: Id, name: &[u8]) -> Option<Answer> {
-        if self.doubts.is_empty() {
-            return None;
-        }
-        let place = self.doubt(dir, name)?;
-        let answer = self.doubts.swap_remove(place).answer;
-        if answer == Answer::Forbidden && !self.has_forbidden(dir) && self.nodes.get(dir).state == State::Watched {
+        let answer = self.doubts.remove(dir, name)?;
+        if answer == Answer::Forbidden && self.doubts.forbidden(dir) == 0 && self.nodes.get(dir).state == State::Watched
+        {
             self.uncovered.remove(&dir);
         }
         Some(answer)
@@ -424,7 +393,7 @@ impl Tracker {
             self.files.remove_all(&mut self.nodes, at);
             if at == top {
                 // Whatever is in it then is found by listing it, and is not to be found once more.
-                return self.doubts.retain(|doubt| doubt.dir != top);
+                return self.doubts.remove_all(top);
             }
             let parent = self.nodes.get(at).parent;
             self.forget(at);
@@ -433,7 +402,7 @@ impl Tracker {
     }
 
     fn forget(&mut self, id: Id) {
-        self.doubts.retain(|doubt| doubt.dir != id);
+        self.doubts.remove_all(id);
         self.uncover_within(id);
         self.uncovered.remove(&id);
         let wd = self.nodes.remove(id);

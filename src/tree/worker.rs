@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::Duration;
 
 use super::ahead::Ahead;
 use super::batch::{Draft, Memory, Shelf, TreeBatch};
@@ -21,6 +20,7 @@ use super::mounts::Mounts;
 use super::nodes::State;
 use super::outlet::Outlet;
 use super::roots::Root;
+use super::survey::AGAIN;
 use super::tracker::{Out, Seen, Tracker};
 use crate::core::{Core, malformed_error};
 use crate::decode::{Record, Records};
@@ -164,7 +164,7 @@ impl Worker {
                 // What could not be done for lack of room is tried again.
                 match self.unmarked.is_empty() && !self.retry {
                     true => thread::park(),
-                    false => thread::park_timeout(Duration::from_millis(5)),
+                    false => thread::park_timeout(AGAIN),
                 }
             }
             self.publish();

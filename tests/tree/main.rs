@@ -9,6 +9,8 @@ mod deep;
 mod hostile;
 mod large;
 mod limits;
+mod links;
+mod memory;
 mod model;
 mod mounts;
 mod one_cpu;

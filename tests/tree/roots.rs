@@ -15,18 +15,18 @@ use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child::without_capabilities;
 use crate::support::{self, Flood, queue_limit};
 
-fn place() -> (TempDir, PathBuf) {
+pub(crate) fn place() -> (TempDir, PathBuf) {
     let dir = tempdir().expect("a directory");
     let path = dir.path().join("place");
     fs::create_dir(&path).expect("a place");
     (dir, path)
 }
 
-fn watch(builder: TreeBuilder) -> Watched {
+pub(crate) fn watch(builder: TreeBuilder) -> Watched {
     Watched::new(builder.open().expect("a tree"))
 }
 
-fn made(watched: &mut Watched) -> Vec<PathBuf> {
+pub(crate) fn made(watched: &mut Watched) -> Vec<PathBuf> {
     paths(&watched.changes(), Mask::CREATE)
 }
 
