@@ -108,9 +108,10 @@ fn the_other_half_that_was_not_read_yet_is_waited_for() {
     let buffer = ahead.front().unwrap();
     let from = Records::new(buffer.filled()).next().unwrap().unwrap();
     let behind = buffer.filled().len();
-    assert_eq!(ahead.partner(&from, behind, |_| false), Partner::Unread);
+    assert_eq!(ahead.partner(&from, (0, behind), |_| false), Partner::Unread);
     ahead.push(read(&[(2, Mask::MODIFY, 0, "x"), (ROOT, Mask::MOVED_TO, 7, "b")]));
-    assert_eq!(ahead.partner(&from, behind, |_| false), Partner::At(1, 32));
+    assert_eq!(ahead.partner(&from, (0, behind), |_| false), Partner::At(1, 32));
+    assert_eq!(ahead.partner(&from, (1, 0), |_| false), Partner::At(1, 32));
     ahead.take(1, 32).unwrap();
     ahead.pop();
     assert!(!ahead.was_taken(0) && ahead.was_taken(32) && !ahead.was_taken(32));

@@ -13,13 +13,13 @@ use super::crawl::{Job, Manner, crawl};
 use super::found::Crawl;
 use super::marks::Mark;
 use super::nodes::{Id, State};
+use super::read::Read;
 use super::tracker::Out;
 use super::worker::{Shared, Worker, add_one};
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 use crate::queue::add;
 use crate::sys::dir::Dir;
-use crate::sys::pool::Buffer;
 
 /// Bytes of a batch of what was found by looking.
 const SCAN_BATCH: usize = 64 * 1024;
@@ -31,13 +31,10 @@ impl Worker {
         for mark in std::mem::take(&mut self.unmarked) {
             self.mark(mark);
         }
-        if !self.unmarked.is_empty() && self.crowded && self.tracker.releasing.is_empty() {
+        if !self.unmarked.is_empty() && self.tracker.releasing.is_empty() {
             // Without its marker the session does not end.
             let mut draft = self.begin();
-            self.tracker.give_up_one(&mut Out {
-                draft: &mut draft,
-                memory: &mut self.memory,
-            });
+            self.make_room(true, &mut draft);
             self.hand_on(None, draft);
         }
         if let Err(error) = self.shared.marks.mark_again() {
@@ -100,14 +97,37 @@ impl Worker {
     }
 
     pub(super) fn mark(&mut self, mark: Mark) {
+        if self.set(mark).is_none() {
+            self.unmarked.push(mark);
+        }
+    }
+
+    /// Sets a marker. None if it was refused: then it is to be tried again.
+    pub(super) fn set(&mut self, mark: Mark) -> Option<i32> {
         match self.shared.marks.set(mark) {
-            Ok(_) => self.refused = 0,
+            Ok(marker) => {
+                self.refused = 0;
+                Some(marker)
+            }
             Err(error) => {
                 self.crowded = error.raw_os_error() == Some(libc::ENOSPC);
-                self.unmarked.push(mark);
                 self.not_marked(&error);
+                None
             }
         }
+    }
+
+    /// A marker was refused, perhaps for want of a watch: lets go what has left, and `gives_up` one that is needed less if
+    /// nothing has.
+    pub(super) fn make_room(&mut self, gives_up: bool, draft: &mut Draft) {
+        let none = self.tracker.releasing.is_empty();
+        if self.crowded && none && gives_up {
+            self.tracker.give_up_one(&mut Out {
+                draft,
+                memory: &mut self.memory,
+            });
+        }
+        self.release();
     }
 
     /// A marker could not be set. It is tried again, for ever if it only wants room; else not, for without markers nobody
@@ -253,7 +273,7 @@ impl Worker {
 
     /// Events were lost here. Everything is looked at before the loss is reported, so that whoever looks then misses
     /// nothing that the watches do not tell.
-    pub(super) fn overflowed(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
+    pub(super) fn overflowed(&mut self, buffer: &Arc<Read>, draft: &mut Draft) {
         self.shared.marks.overflowed();
         self.unmarked.clear();
         self.search_ends.clear();

@@ -6,6 +6,7 @@ mod support;
 mod acts;
 mod coverage;
 mod deep;
+mod halves;
 mod hostile;
 mod large;
 mod limits;
