@@ -205,9 +205,11 @@ impl Worker {
         }
         self.take_in(&found, &mut draft, false);
         self.hand_on(None, draft);
-        self.tracker.note_left();
-        for dir in self.tracker.tellers() {
-            self.wait_for_change(dir);
+        for (root, dir) in self.tracker.tellers() {
+            if !self.wait_for_change(dir) {
+                // It is not where it was, or nobody can tell what is being done there.
+                self.tracker.doubt_left(root);
+            }
         }
         self.mark(Mark::Session);
         if reports {
