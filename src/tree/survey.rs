@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::batch::{Draft, TreeBatch};
 use super::crawl::{Job, Manner, crawl};
@@ -27,6 +28,28 @@ const SCAN_BATCH: usize = 64 * 1024;
 impl Worker {
     /// There is nothing to work on: time to look at what is new, and to let go. Answers whether something was done.
     pub(super) fn look_around(&mut self) -> bool {
+        self.catch_up();
+        if self.tracker.session == 0 && self.tracker.has_work() {
+            self.session();
+            return true;
+        }
+        self.release()
+    }
+
+    /// What waits for a pause has its turn now and then also if there is none. Time counts too: what was refused is not to be
+    /// tried again and again because buffers are small.
+    pub(super) fn catch_up_at_times(&mut self) {
+        const BUFFERS: usize = 16;
+        const TIME: Duration = Duration::from_millis(5);
+        self.busy += 1;
+        if self.busy >= BUFFERS && self.caught_up.elapsed() >= TIME {
+            self.catch_up();
+            self.release();
+        }
+    }
+
+    /// Does what waits for a pause, but for looking at what is new and letting go.
+    fn catch_up(&mut self) {
         self.retry = false;
         for mark in std::mem::take(&mut self.unmarked) {
             self.mark(mark);
@@ -46,11 +69,7 @@ impl Worker {
         if self.tracker.releasing.is_empty() {
             self.tracker.use_what_was_freed();
         }
-        if self.tracker.session == 0 && self.tracker.has_work() {
-            self.session();
-            return true;
-        }
-        self.release()
+        (self.busy, self.caught_up) = (0, Instant::now());
     }
 
     /// Has the directory watched in which a missing root may appear. The kernel's queue wakes us when something does.

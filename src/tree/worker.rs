@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::ahead::Ahead;
 use super::batch::{Draft, Memory, Shelf, TreeBatch};
@@ -79,6 +79,9 @@ pub(super) struct Worker {
     pub(super) barriers: Vec<HeldBarrier>,
     /// Buffers that were worked on since there was something to look at.
     pub(super) delayed: usize,
+    /// Buffers that were worked on since what waits for a pause had its turn, and when that was.
+    pub(super) busy: usize,
+    pub(super) caught_up: Instant,
     pub(super) mounts: Mounts,
     /// Watches of directories in which missing roots may appear.
     pub(super) awaiting: Vec<i32>,
@@ -127,6 +130,8 @@ impl Worker {
             waker: Waker::from(Arc::new(Unpark(thread::current()))),
             barriers: Vec::new(),
             delayed: 0,
+            busy: 0,
+            caught_up: Instant::now(),
             mounts: Mounts::new(),
             awaiting: Vec::new(),
             search_ends: Vec::new(),
@@ -162,6 +167,7 @@ impl Worker {
             }
             if has_room && self.ahead.len() > 0 {
                 self.work();
+                self.catch_up_at_times();
                 self.publish();
                 continue;
             }

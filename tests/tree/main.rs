@@ -10,6 +10,7 @@ mod halves;
 mod hostile;
 mod large;
 mod limits;
+mod load;
 mod model;
 mod mounts;
 mod one_cpu;
