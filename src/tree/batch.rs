@@ -7,19 +7,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::change::Change;
 use super::nodes::{Id, Nodes};
+use super::read::Read;
 use crate::barrier::Barrier;
 use crate::decode::{Record, Records};
 use crate::error::Error;
 use crate::mask::Mask;
 use crate::sys::fork::Home;
-use crate::sys::pool::Buffer;
 
 /// Changes that are delivered together, in order.
 ///
 /// It holds the buffer that the events were read into, as [`EventBatch`](crate::EventBatch) does, and dropping it gives that
 /// back: copy what is to be kept with [`Change::to_owned`].
 pub struct TreeBatch {
-    buffer: Option<Arc<Buffer>>,
+    buffer: Option<Arc<Read>>,
     draft: Draft,
     shelf: Arc<Shelf>,
     instance: u64,
@@ -280,7 +280,7 @@ impl Shelf {
 }
 
 impl TreeBatch {
-    pub(super) fn new(buffer: Option<Arc<Buffer>>, draft: Draft, shelf: &Arc<Shelf>, instance: u64) -> Self {
+    pub(super) fn new(buffer: Option<Arc<Read>>, draft: Draft, shelf: &Arc<Shelf>, instance: u64) -> Self {
         Self {
             buffer,
             draft,

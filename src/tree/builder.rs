@@ -145,7 +145,10 @@ impl TreeBuilder {
         self
     }
 
-    /// As [`Builder::buffers`].
+    /// As [`Builder::buffers`]; and as many batches may wait to be taken.
+    ///
+    /// While the other half of a rename is looked for and all buffers are full, what is in them is copied, as far as needed:
+    /// at most what the kernel can have queued, [`max_queued_events`](crate::Limits::max_queued_events) × 272 bytes.
     pub fn buffers(mut self, buffers: usize) -> Self {
         self.buffers = buffers;
         self.instance = self.instance.buffers(buffers);

@@ -108,9 +108,10 @@ fn the_other_half_that_was_not_read_yet_is_waited_for() {
     let buffer = ahead.front().unwrap();
     let from = Records::new(buffer.filled()).next().unwrap().unwrap();
     let behind = buffer.filled().len();
-    assert_eq!(ahead.partner(&from, behind, |_| false), Partner::Unread);
+    assert_eq!(ahead.partner(&from, (0, behind), |_| false), Partner::Unread);
     ahead.push(read(&[(2, Mask::MODIFY, 0, "x"), (ROOT, Mask::MOVED_TO, 7, "b")]));
-    assert_eq!(ahead.partner(&from, behind, |_| false), Partner::At(1, 32));
+    assert_eq!(ahead.partner(&from, (0, behind), |_| false), Partner::At(1, 32));
+    assert_eq!(ahead.partner(&from, (1, 0), |_| false), Partner::At(1, 32));
     ahead.take(1, 32).unwrap();
     ahead.pop();
     assert!(!ahead.was_taken(0) && ahead.was_taken(32) && !ahead.was_taken(32));
@@ -307,8 +308,8 @@ fn what_was_looked_at_long_ago_is_not_new_when_numbers_begin_again() {
     }
 }
 
-/// What a look at a root has found there: this watch, and a file.
-fn found(root: Id, wd: i32) -> Crawl {
+/// What a look at a root has found there: this watch, and a file if it was `listed`.
+fn found(root: Id, wd: i32, listed: bool) -> Crawl {
     let mut part = Part::default();
     let start = part.put(&[0; 8]).0;
     part.put(b"\x04file");
@@ -320,7 +321,7 @@ fn found(root: Id, wd: i32) -> Crawl {
         name: (start, start),
         files: (start, part.text.len()),
         outcome: Outcome::Watched { wd, identity },
-        listed: true,
+        listed,
         link: false,
     });
     Crawl::new(vec![part], 1)
@@ -336,8 +337,9 @@ fn a_root_in_another_is_covered_behind_what_tells_of_it() {
         let look = |fed: &mut Fed, wd| {
             let changes = fed.report(|tracker, out| {
                 tracker.begin_session(true);
+                let listed = !tracker.only_probes(inner);
                 tracker.jobs();
-                tracker.take_in(&found(inner, wd), out, |_| {});
+                tracker.take_in(&found(inner, wd, listed), out, |_| {});
             });
             fed.assert_sound();
             changes
@@ -346,7 +348,6 @@ fn a_root_in_another_is_covered_behind_what_tells_of_it() {
         fed.end_session();
         // Another is there now, perhaps with the same inode.
         assert!(look(&mut fed, 9).is_empty());
-        fed.tracker.note_left();
         assert!(!fed.tracker.only_probes(inner));
         // What has come and gone above may be this.
         fed.feed(&[&[(ROOT, Mask::CREATE | DIR, 0, "b")]]);
@@ -365,7 +366,8 @@ fn a_root_in_another_is_covered_behind_what_tells_of_it() {
             assert_eq!(fed.tracker.roots[1].within, Some(a));
         } else {
             fed.end_session();
-            fed.tracker.note_left();
+            assert!(look(&mut fed, 9).is_empty());
+            fed.end_session();
             assert!(!fed.tracker.only_probes(inner));
             let changes = look(&mut fed, 9);
             assert_eq!(one(&changes, Mask::CREATE), (path("/r/a/file"), None));
@@ -374,6 +376,58 @@ fn a_root_in_another_is_covered_behind_what_tells_of_it() {
         assert!(fed.tracker.roots[1].left.is_none());
         assert_eq!(fed.tracker.releasing.len(), 1);
     }
+}
+
+/// Where directories elsewhere never cease to be made, nothing is waited for but what may tell of it.
+#[test]
+fn a_root_in_another_waits_for_what_is_told_on_the_way_to_it() {
+    let mut fed = Fed::new(true, false);
+    fed.tracker.add_root(b"/r/p/a".to_vec()).expect("a root");
+    let inner = fed.tracker.roots[1].node;
+    fed.dir(fed.root, "elsewhere", 2);
+    fed.dir(fed.root, "p", 3);
+    let look = |fed: &mut Fed| {
+        let changes = fed.report(|tracker, out| {
+            tracker.begin_session(true);
+            tracker.jobs();
+            tracker.take_in(&found(inner, 8, false), out, |_| {});
+        });
+        assert!(changes.is_empty());
+        fed.end_session();
+    };
+    look(&mut fed);
+    fed.feed(&[&[
+        (2, Mask::CREATE | DIR, 0, "a"),
+        (2, Mask::DELETE | DIR, 0, "a"),
+        (2, Mask::CREATE | DIR, 0, "b"),
+        (2, Mask::MOVED_FROM | DIR, 1, "b"),
+        (2, Mask::MOVED_TO | DIR, 1, "c"),
+        (3, Mask::CREATE, 0, "file"),
+    ]]);
+    assert!(!fed.tracker.only_probes(inner));
+    let on_the_way: [&[Raw]; 5] = [
+        &[(3, Mask::CREATE | DIR, 0, "b"), (3, Mask::DELETE | DIR, 0, "b")],
+        &[(2, Mask::MOVED_FROM | DIR, 2, "c"), (3, Mask::MOVED_TO | DIR, 2, "c")],
+        &[(3, Mask::MOVED_FROM | DIR, 3, "c")],
+        &[(ROOT, Mask::CREATE | DIR, 0, "other")],
+        &[
+            (ROOT, Mask::MOVED_FROM | DIR, 4, "p"),
+            (ROOT, Mask::MOVED_TO | DIR, 4, "q"),
+        ],
+    ];
+    for told in on_the_way {
+        fed.feed(&[told]);
+        assert!(fed.tracker.only_probes(inner), "{told:?}");
+        look(&mut fed);
+        assert!(!fed.tracker.only_probes(inner));
+    }
+    fed.tracker.doubt_left(inner);
+    assert!(fed.tracker.only_probes(inner), "nobody could tell");
+    look(&mut fed);
+    // It is not the way any more.
+    fed.feed(&[&[(3, Mask::CREATE | DIR, 0, "b")]]);
+    assert!(!fed.tracker.only_probes(inner));
+    fed.assert_sound();
 }
 
 /// Something that happens to a tracker.

@@ -3,15 +3,15 @@
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use super::ahead::Partner;
 use super::batch::Draft;
 use super::marks::Mark;
+use super::read::Read;
+use super::survey::AGAIN;
 use super::tracker::{Out, Seen};
 use super::worker::Worker;
 use crate::decode::Records;
-use crate::sys::pool::Buffer;
 
 /// A marker at which searches end: what had been read when it was set, and was being renamed out of these directories, has
 /// its other half before it.
@@ -31,27 +31,37 @@ impl SearchEnd {
     }
 }
 
+/// How often a marker for a search may be refused, five milliseconds apart, until a directory gives up its watch for it. If
+/// that is of no use either, the search ends after as many again.
+const PATIENCE: u32 = 20;
+
 impl Worker {
     /// Finds the other half of a rename, waiting for what was not read yet.
-    pub(super) fn rename(&mut self, from: Seen<'_>, behind: usize, buffer: &Arc<Buffer>, draft: &mut Draft) {
+    pub(super) fn rename(&mut self, from: Seen<'_>, behind: usize, buffer: &Arc<Read>, draft: &mut Draft) {
         let (here, dir) = (self.ahead.first(), from.record.wd);
-        let mut marked = None;
+        let (mut marked, mut refused) = (None, 0);
+        // What was looked through is not looked through again.
+        let mut unread = (here, behind);
         let partner = loop {
             let ends = |wd| self.search_ends.iter().find(|end| end.marker == wd);
             let is_end = |wd| marked == Some(wd) || ends(wd).is_some_and(|end| end.covers(here, dir));
-            match self.ahead.partner(&from.record, behind, is_end) {
+            match self.ahead.partner(&from.record, unread, is_end) {
                 Partner::At(number, at) => break self.ahead.take(number, at),
                 Partner::Nowhere => break None,
-                Partner::Unread => {}
+                Partner::Unread => unread = self.ahead.end(),
             }
             if marked.is_none() {
                 marked = self.end_searches(dir, behind);
             }
-            // Without a marker there is no end to wait for. Should the other half come, it is taken for a newcomer.
             if marked.is_none() {
-                break None;
+                refused += 1;
+                self.make_room(refused == PATIENCE, draft);
+                // Without a marker there is no end to wait for. Should the other half come, it is taken for a newcomer.
+                if self.ended || refused > 2 * PATIENCE {
+                    break None;
+                }
             }
-            if !self.fetch_more(buffer, draft) {
+            if !self.fetch_more(marked.is_some(), buffer, draft) {
                 break None;
             }
         };
@@ -82,24 +92,27 @@ impl Worker {
             dir.is_some_and(|dir| self.wait_for_change(dir))
         });
         let upto = self.ahead.first() + self.ahead.len() as u64 - 1;
-        let marker = self.shared.marks.set(Mark::Partner).ok()?;
+        let marker = self.set(Mark::Partner)?;
         self.search_ends.push(SearchEnd { marker, upto, dirs });
         Some(marker)
     }
 
-    /// Waits for one more buffer. False if none can come: all are being looked through here, or the consumer keeps the others,
-    /// or there is nothing more to read.
+    /// Waits for one more buffer; if there is no marker yet, only until it is time to try again to set one. False if none can
+    /// come: the consumer keeps all but those that are being looked through here, or there is nothing more to read.
     ///
     /// A consumer that is at work on a batch, or has others to take, will drop them: a rename in the tree is not to be taken
-    /// for one out of it, with all that happens in the directory until it is looked at again, because a consumer is slow.
-    fn fetch_more(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) -> bool {
+    /// for one out of it, with all that happens in the directory until it is looked at again, because a consumer is slow. Nor
+    /// because what lies between its halves does not fit the buffers: then there are copies, of as much as the kernel can have
+    /// queued before the marker.
+    fn fetch_more(&mut self, marked: bool, buffer: &Arc<Read>, draft: &mut Draft) -> bool {
         loop {
             let kept = if self.shared.outlet.is_starving() {
                 self.ahead.given()
             } else {
                 0
             };
-            let none_left = self.ahead.len() + kept >= self.shared.core.feed.pool.buffers();
+            let none_left = self.ahead.pooled() + kept >= self.shared.core.feed.pool.buffers();
+            let none_left = none_left && !self.ahead.spare_one(self.most_copied);
             if self.fetch() {
                 return true;
             }
@@ -112,7 +125,10 @@ impl Worker {
                 self.obey();
                 self.memory.forget();
             }
-            thread::park_timeout(Duration::from_millis(10));
+            thread::park_timeout(AGAIN);
+            if !marked {
+                return true;
+            }
         }
     }
 
@@ -134,7 +150,41 @@ mod tests {
         let from = Records::new(&buffer.filled()[at..]).next();
         let from = from.expect("a record").expect("well-formed");
         let is_end = |wd| wd == end.marker && end.covers(ahead.first(), from.wd);
-        ahead.partner(&from, at + 32, is_end)
+        ahead.partner(&from, (ahead.first(), at + 32), is_end)
+    }
+
+    #[test]
+    fn what_is_read_ahead_is_copied_from_behind_as_long_as_it_may_be_and_is_found_all_the_same() {
+        let mut ahead = Ahead::default();
+        let none = HashSet::new();
+        let end = SearchEnd {
+            marker: MARKER,
+            upto: 0,
+            dirs: none,
+        };
+        ahead.push(read(&[(5, Mask::MOVED_FROM | DIR, 1, "x")]));
+        assert!(!ahead.spare_one(1), "it is being worked on");
+        ahead.push(read(&[(7, Mask::MODIFY, 0, "y")]));
+        ahead.push(read(&[(7, Mask::MODIFY, 0, "z"), (6, Mask::MOVED_TO | DIR, 1, "x")]));
+        assert!(!ahead.spare_one(0));
+        assert_eq!(ahead.pooled(), 3);
+        assert!(ahead.spare_one(1));
+        assert!(!ahead.spare_one(1) && ahead.spare_one(1_000) && !ahead.spare_one(1_000));
+        assert_eq!((ahead.pooled(), ahead.len()), (1, 3));
+        assert_eq!(partner(&ahead, 0, &end), Partner::At(2, 32));
+        let (taken, at) = ahead.take(2, 32).expect("it is there");
+        let record = Records::new(&taken.filled()[at as usize..]).next();
+        assert_eq!(record.expect("a record").expect("well-formed").cookie, 1);
+        ahead.pop();
+        ahead.pop();
+        assert_eq!((ahead.pooled(), ahead.given()), (0, 0));
+        // In a batch it still is a copy.
+        ahead.pop();
+        ahead.push(read(&[]));
+        ahead.push(read(&[]));
+        assert!(!ahead.spare_one(1));
+        drop(taken);
+        assert!(ahead.spare_one(1));
     }
 
     /// What the soak found: something had left the tree, and the marker that ends the search for its other half came between

@@ -198,7 +198,7 @@ fn take(tracker: &mut Tracker, ahead: &mut Ahead, seen: Seen<'_>, behind: usize,
     if !seen.record.mask.contains(Mask::MOVED_FROM) {
         return tracker.single(seen, out);
     }
-    let Partner::At(number, at) = ahead.partner(&seen.record, behind, |wd| wd == MARKER) else {
+    let Partner::At(number, at) = ahead.partner(&seen.record, (ahead.first(), behind), |wd| wd == MARKER) else {
         return tracker.moved_out(seen, out);
     };
     let (buffer, at) = ahead.take(number, at).expect("it was just found");

@@ -4,8 +4,9 @@
 //!
 //! `tracker` holds what the tree is and applies records to it; `jobs` says what a session looks at, `session` makes findings
 //! part of it, `recovery` those after a loss; `nodes`, `files` and `texts` are its memory; `swaps` remembers renames that may
-//! be half of an exchange, `doubts` the names that are to be looked at for it. None of these makes a system call. `crawl`, `look` and `above` look at the disk, `worker` drives
-//! both, `ahead` and `halves` find the halves of renames, `marks` sets markers, `mounts` notices what is mounted, of which
+//! be half of an exchange, `doubts` the names that are to be looked at for it. None of these makes a system call. `crawl`,
+//! `look` and `above` look at the disk, `worker` drives both, `ahead` and `halves` find the halves of renames in what was `read`,
+//! `marks` sets markers, `mounts` notices what is mounted, of which
 //! `herald` tells it; `batch`, `change`, `outlet` and `stream` are the way to the consumer.
 
 mod above;
@@ -32,6 +33,7 @@ mod marks;
 mod mounts;
 mod nodes;
 mod outlet;
+mod read;
 mod recovery;
 mod renames;
 mod roots;

@@ -18,6 +18,7 @@ impl Tracker {
                 return self.about_single(seen, dir, out);
             }
             self.changed = true;
+            self.told_of(seen, dir);
             let swap = self.swaps.came_to(Spot::new(dir, seen.name()), seen.record.cookie);
             self.removed(seen, dir, out);
             if swap.is_some() || self.is_fresh(dir) {
@@ -37,6 +38,7 @@ impl Tracker {
                 return self.about_single(seen, dir, out);
             }
             self.changed = true;
+            self.told_of(seen, dir);
             let target = Spot::new(dir, seen.name());
             self.swaps.note(None, target, seen.record.cookie, seen.is_dir(), true);
             self.appeared(seen, dir, out);
@@ -69,6 +71,8 @@ impl Tracker {
             return;
         }
         self.changed = true;
+        self.told_of(from, old);
+        self.told_of(to, new);
         let is_dir = to.is_dir();
         let (source, target) = (Spot::new(old, from.name()), Spot::new(new, to.name()));
         let unsure = self.is_fresh(old) || self.is_fresh(new);

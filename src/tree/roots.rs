@@ -41,13 +41,16 @@ pub(super) struct Root {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Left {
     pub(super) wd: i32,
-    /// That of the paths when it was found.
-    epoch: u64,
+    /// The way there leads through links, so that any directory may be on it.
+    winds: bool,
+    /// Something was told since about directories on the way, or is being done there: it may be told of yet.
+    unsure: bool,
     /// How often it was.
     times: u32,
 }
 
-/// Where directories never cease to be made and renamed, a root is covered at last, even if its own is told of later.
+/// Where the directories on the way never cease to be made and renamed, a root is covered at last, even if its own is told of
+/// later.
 const MOST_LEFT: u32 = 64;
 
 /// Why a root can't be added.
@@ -174,19 +177,47 @@ impl Tracker {
         let leaves = !self.silent && self.outer(root).is_some_and(|unsettled| unsettled || is_new);
         let left = Left {
             wd,
-            epoch: self.nodes.epoch,
+            winds: leaves && self.winds(root),
+            unsure: false,
             times: again.map_or(1, |left| left.times + 1),
         };
         for known in self.roots.iter_mut().filter(|known| known.node == root && leaves) {
             known.left = Some(left);
         }
+        self.has_left |= leaves;
         leaves
     }
 
-    /// All that this session has found has its place now.
-    pub(super) fn note_left(&mut self) {
-        let left = self.roots.iter_mut().filter_map(|root| root.left.as_mut());
-        left.for_each(|left| left.epoch = self.nodes.epoch);
+    /// Whether there are links on the way to a root from one above it.
+    fn winds(&self, root: Id) -> bool {
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        let path = Path::new(OsStr::from_bytes(self.nodes.name(root)));
+        let found = real(path);
+        let mut above = self
+            .others(root)
+            .filter_map(|(other, names)| Some(real(Path::new(OsStr::from_bytes(&other.path)))?.join(names)));
+        found.is_some_and(|found| above.any(|named| named != found))
+    }
+
+    /// A directory's entries that are directories have changed. What was left to be told of may be among them, or below, if this
+    /// is on the way there.
+    pub(super) fn told_of(&mut self, seen: Seen<'_>, dir: Id) {
+        if !self.has_left || !seen.is_dir() && !self.manner.follow_links {
+            return;
+        }
+        self.has_left = self.roots.iter().any(|root| root.left.is_some());
+        let sure = self.roots.iter().filter_map(|root| Some((root.node, root.left?)));
+        let sure = sure.filter(|(_, left)| !left.unsure);
+        let here = sure.filter(|&(root, left)| left.winds || self.ways(root).any(|way| way.contains(&dir)));
+        let here: Vec<_> = here.map(|(root, _)| root).collect();
+        here.into_iter().for_each(|root| self.doubt_left(root));
+    }
+
+    /// What was left at this root may be told of yet.
+    pub(super) fn doubt_left(&mut self, root: Id) {
+        let known = self.roots.iter_mut().filter(|known| known.node == root);
+        let left = known.filter_map(|known| known.left.as_mut());
+        left.for_each(|left| left.unsure = true);
     }
 
     /// Whether what is found where a root is will be left, or is covered already: then it is not listed.
@@ -195,7 +226,7 @@ impl Tracker {
         let Some(known) = known.next().filter(|_| !self.silent) else {
             return false;
         };
-        let is_sure = |left: Left| left.epoch == self.nodes.epoch || left.times >= MOST_LEFT;
+        let is_sure = |left: Left| !left.unsure || left.times >= MOST_LEFT;
         match self.nodes.get(root).state {
             State::Watched => false,
             _ if known.within.is_some() => true,
@@ -216,26 +247,32 @@ impl Tracker {
 
     /// What is known of the ways down to a root from others above it.
     fn ways(&self, root: Id) -> impl Iterator<Item = Vec<Id>> {
+        self.others(root).map(|(other, names)| {
+            let below = names.iter().scan(other.node, |at, name| {
+                *at = self.nodes.child(*at, name.as_bytes())?;
+                Some(*at)
+            });
+            std::iter::once(other.node).chain(below).collect()
+        })
+    }
+
+    /// The roots that are directories above another, and the names from there down to it.
+    fn others(&self, root: Id) -> impl Iterator<Item = (&Root, &Path)> {
         let path = Path::new(OsStr::from_bytes(self.nodes.name(root)));
         let others = self
             .roots
             .iter()
             .filter(move |other| other.node != root && other.file.is_none());
-        others.filter_map(move |other| {
-            let names = path.strip_prefix(OsStr::from_bytes(&other.path)).ok()?;
-            let below = names.iter().scan(other.node, |at, name| {
-                *at = self.nodes.child(*at, name.as_bytes())?;
-                Some(*at)
-            });
-            Some(std::iter::once(other.node).chain(below).collect())
-        })
+        others.filter_map(move |other| Some((other, path.strip_prefix(OsStr::from_bytes(&other.path)).ok()?)))
     }
 
-    /// The directories whose events will tell of what was left, as far as they are known.
-    pub(super) fn tellers(&self) -> Vec<Id> {
+    /// The roots at which something was left, each with the directory whose events will tell of it: the last on the way there
+    /// that is watched.
+    pub(super) fn tellers(&self) -> Vec<(Id, Id)> {
+        let is_watched = |&id: &Id| self.nodes.get(id).state == State::Watched;
         let left = self.roots.iter().filter(|root| root.left.is_some());
-        left.flat_map(|root| self.ways(root.node))
-            .filter_map(|way| way.last().copied())
+        let ways = left.flat_map(|root| self.ways(root.node).map(|way| (root.node, way)));
+        ways.filter_map(|(root, way)| Some((root, way.into_iter().rfind(is_watched)?)))
             .collect()
     }
 

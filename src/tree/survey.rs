@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::batch::{Draft, TreeBatch};
 use super::crawl::{Job, Manner, crawl};
@@ -16,13 +16,13 @@ use super::found::Crawl;
 use super::jobs::Probe;
 use super::marks::Mark;
 use super::nodes::{Id, State};
+use super::read::Read;
 use super::tracker::Out;
 use super::worker::{Shared, Worker, add_one};
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 use crate::queue::add;
 use crate::sys::dir::Dir;
-use crate::sys::pool::Buffer;
 
 /// How long to wait before what was refused is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(5);
@@ -33,17 +33,36 @@ const SCAN_BATCH: usize = 64 * 1024;
 impl Worker {
     /// There is nothing to work on: time to look at what is new, and to let go. Answers whether something was done.
     pub(super) fn look_around(&mut self) -> bool {
+        self.catch_up();
+        if self.tracker.session == 0 && self.tracker.has_work() {
+            self.session();
+            return true;
+        }
+        self.release()
+    }
+
+    /// What waits for a pause has its turn now and then also if there is none. Time counts too: what was refused is not to be
+    /// tried again and again because buffers are small.
+    pub(super) fn catch_up_at_times(&mut self) {
+        const BUFFERS: usize = 16;
+        const TIME: Duration = Duration::from_millis(5);
+        self.busy += 1;
+        if self.busy >= BUFFERS && self.caught_up.elapsed() >= TIME {
+            self.catch_up();
+            self.release();
+        }
+    }
+
+    /// Does what waits for a pause, but for looking at what is new and letting go.
+    fn catch_up(&mut self) {
         self.retry = false;
         for mark in std::mem::take(&mut self.unmarked) {
             self.mark(mark);
         }
-        if !self.unmarked.is_empty() && self.crowded && self.tracker.releasing.is_empty() {
+        if !self.unmarked.is_empty() && self.tracker.releasing.is_empty() {
             // Without its marker the session does not end.
             let mut draft = self.begin();
-            self.tracker.give_up_one(&mut Out {
-                draft: &mut draft,
-                memory: &mut self.memory,
-            });
+            self.make_room(true, &mut draft);
             self.hand_on(None, draft);
         }
         if let Err(error) = self.shared.marks.mark_again() {
@@ -55,11 +74,7 @@ impl Worker {
         if self.tracker.releasing.is_empty() {
             self.tracker.use_what_was_freed();
         }
-        if self.tracker.session == 0 && self.tracker.has_work() {
-            self.session();
-            return true;
-        }
-        self.release()
+        (self.busy, self.caught_up) = (0, Instant::now());
     }
 
     /// Has the directory watched in which a missing root may appear. The kernel's queue wakes us when something does.
@@ -106,14 +121,37 @@ impl Worker {
     }
 
     pub(super) fn mark(&mut self, mark: Mark) {
+        if self.set(mark).is_none() {
+            self.unmarked.push(mark);
+        }
+    }
+
+    /// Sets a marker. None if it was refused: then it is to be tried again.
+    pub(super) fn set(&mut self, mark: Mark) -> Option<i32> {
         match self.shared.marks.set(mark) {
-            Ok(_) => self.refused = 0,
+            Ok(marker) => {
+                self.refused = 0;
+                Some(marker)
+            }
             Err(error) => {
                 self.crowded = error.raw_os_error() == Some(libc::ENOSPC);
-                self.unmarked.push(mark);
                 self.not_marked(&error);
+                None
             }
         }
+    }
+
+    /// A marker was refused, perhaps for want of a watch: lets go what has left, and `gives_up` one that is needed less if
+    /// nothing has.
+    pub(super) fn make_room(&mut self, gives_up: bool, draft: &mut Draft) {
+        let none = self.tracker.releasing.is_empty();
+        if self.crowded && none && gives_up {
+            self.tracker.give_up_one(&mut Out {
+                draft,
+                memory: &mut self.memory,
+            });
+        }
+        self.release();
     }
 
     /// A marker could not be set. It is tried again, for ever if it only wants room; else not, for without markers nobody
@@ -177,9 +215,11 @@ impl Worker {
         }
         self.take_in(&found, &mut draft, false);
         self.hand_on(None, draft);
-        self.tracker.note_left();
-        for dir in self.tracker.tellers() {
-            self.wait_for_change(dir);
+        for (root, dir) in self.tracker.tellers() {
+            if !self.wait_for_change(dir) {
+                // It is not where it was, or nobody can tell what is being done there.
+                self.tracker.doubt_left(root);
+            }
         }
         self.mark(Mark::Session);
         if reports {
@@ -267,13 +307,9 @@ impl Worker {
     ///
     /// The kernel says only once that it lost events, as long as that was not read. So what was queued until now may have gaps,
     /// and is older than what is looked at from now on. Until the marker is set nothing more is read.
-    fn mark_light(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) -> bool {
-        while let Err(error) = self.shared.marks.set(Mark::Light) {
-            self.not_marked(&error);
-            if error.raw_os_error() == Some(libc::ENOSPC) && !self.release() {
-                let Self { tracker, memory, .. } = self;
-                tracker.give_up_one(&mut Out { draft, memory });
-            }
+    fn mark_light(&mut self, buffer: &Arc<Read>, draft: &mut Draft) -> bool {
+        while self.set(Mark::Light).is_none() {
+            self.make_room(true, draft);
             if self.is_asked() {
                 // What was reported up to here comes before what that reports.
                 self.divide(buffer, draft);
@@ -286,13 +322,12 @@ impl Worker {
             }
             thread::park_timeout(AGAIN);
         }
-        self.refused = 0;
         true
     }
 
     /// Events were lost here. Everything is looked at before the loss is reported, so that whoever looks then misses
     /// nothing that the watches do not tell.
-    pub(super) fn overflowed(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
+    pub(super) fn overflowed(&mut self, buffer: &Arc<Read>, draft: &mut Draft) {
         self.shared.marks.overflowed();
         self.unmarked.clear();
         self.search_ends.clear();
@@ -368,7 +403,7 @@ mod tests {
             let marks = || &tree.owner.shared.marks;
             marks().refuse(3, code);
             let believed = tree.ask("lose events", |worker| {
-                let lost = Arc::new(read(&[(-1, Mask::Q_OVERFLOW, 0, "")]));
+                let lost = Arc::new(Read::Pooled(read(&[(-1, Mask::Q_OVERFLOW, 0, "")])));
                 let mut draft = worker.begin();
                 worker.overflowed(&lost, &mut draft);
                 worker.hand_on(None, draft);
@@ -412,7 +447,7 @@ mod tests {
         });
         let believed = tree.ask("lose events", move |worker| {
             begun.send(()).expect("it is waited for");
-            let lost = Arc::new(read(&[(-1, Mask::Q_OVERFLOW, 0, "")]));
+            let lost = Arc::new(Read::Pooled(read(&[(-1, Mask::Q_OVERFLOW, 0, "")])));
             let mut draft = worker.begin();
             worker.overflowed(&lost, &mut draft);
             !worker.tracker.shadow

@@ -55,6 +55,8 @@ pub(super) struct Tracker {
     pub(super) roots: Vec<Root>,
     /// There are directories that are watched for some of their entries only.
     pub(super) has_singles: bool,
+    /// There may be roots at which something was left.
+    pub(super) has_left: bool,
     /// Missing roots are waited for.
     pub(super) awaits: bool,
     pub(super) manner: Manner,
@@ -108,6 +110,7 @@ impl Tracker {
             files: Files::default(),
             roots: Vec::new(),
             has_singles: false,
+            has_left: false,
             awaits: false,
             manner,
             wanted,
@@ -175,6 +178,7 @@ impl Tracker {
                 return;
             }
             self.changed = true;
+            self.told_of(seen, dir);
             return match mask.intersects(Mask::CREATE) {
                 true => self.created(seen, dir, out),
                 false => self.removed(seen, dir, out),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::Instant;
 
 use super::ahead::Ahead;
 use super::batch::{Draft, Memory, Shelf, TreeBatch};
@@ -19,17 +20,18 @@ use super::marks::{Mark, Marks, Meaning};
 use super::mounts::Mounts;
 use super::nodes::State;
 use super::outlet::Outlet;
+use super::read::Read;
 use super::roots::Root;
 use super::survey::AGAIN;
 use super::tracker::{Out, Seen, Tracker};
 use crate::core::{Core, malformed_error};
 use crate::decode::{Record, Records};
 use crate::error::{Error, ErrorKind};
+use crate::limits::Limits;
 use crate::mask::Mask;
 use crate::queue::{Taken, add};
 use crate::stream::go_on;
-use crate::sys::inotify::InotifyFd;
-use crate::sys::pool::Buffer;
+use crate::sys::inotify::{InotifyFd, LARGEST_RECORD};
 
 /// Something for the worker to do between two batches.
 pub(super) type Command = Box<dyn FnOnce(&mut Worker) + Send>;
@@ -78,11 +80,16 @@ pub(super) struct Worker {
     pub(super) barriers: Vec<HeldBarrier>,
     /// Buffers that were worked on since there was something to look at.
     pub(super) delayed: usize,
+    /// Buffers that were worked on since what waits for a pause had its turn, and when that was.
+    pub(super) busy: usize,
+    pub(super) caught_up: Instant,
     pub(super) mounts: Mounts,
     /// Watches of directories in which missing roots may appear.
     pub(super) awaiting: Vec<i32>,
     /// Where the search for the other half of a rename ends.
     pub(super) search_ends: Vec<SearchEnd>,
+    /// Bytes that copies of what was read may have.
+    pub(super) most_copied: usize,
     /// Markers that could not be set.
     pub(super) unmarked: Vec<Mark>,
     /// There was no room for the watch that those need.
@@ -124,9 +131,12 @@ impl Worker {
             waker: Waker::from(Arc::new(Unpark(thread::current()))),
             barriers: Vec::new(),
             delayed: 0,
+            busy: 0,
+            caught_up: Instant::now(),
             mounts: Mounts::new(),
             awaiting: Vec::new(),
             search_ends: Vec::new(),
+            most_copied: most_queued(),
             unmarked: Vec::new(),
             crowded: false,
             retry: false,
@@ -139,7 +149,7 @@ impl Worker {
 
     /// Works until the tree is closed, or can't be read any more; with `until_opened`, until it is open.
     pub(super) fn run(&mut self, until_opened: bool) {
-        while !self.ended && (!until_opened || !self.opened) {
+        while self.goes_on() && (!until_opened || !self.opened) {
             self.obey();
             if self.mounts.is_called() {
                 let mut draft = self.begin();
@@ -152,11 +162,13 @@ impl Worker {
                 self.let_pass(self.barriers.len(), &mut draft);
                 self.hand_on(None, draft);
             }
-            if self.ahead.len() == 0 && self.may_read() {
+            let has_room = self.may_read();
+            if has_room && self.ahead.len() == 0 {
                 self.fetch();
             }
-            if self.ahead.len() > 0 {
+            if has_room && self.ahead.len() > 0 {
                 self.work();
+                self.catch_up_at_times();
                 self.publish();
                 continue;
             }
@@ -169,6 +181,11 @@ impl Worker {
             }
             self.publish();
         }
+    }
+
+    /// What was read before it was closed is still reported.
+    fn goes_on(&self) -> bool {
+        !self.ended || self.ahead.len() > 0 && self.failure.is_none()
     }
 
     fn may_read(&self) -> bool {
@@ -223,7 +240,7 @@ impl Worker {
         self.shelf.take()
     }
 
-    pub(super) fn hand_on(&mut self, buffer: Option<&Arc<Buffer>>, draft: Draft) {
+    pub(super) fn hand_on(&mut self, buffer: Option<&Arc<Read>>, draft: Draft) {
         // Whoever takes the batch finds figures that are not older.
         self.publish();
         let core = &self.shared.core;
@@ -237,7 +254,7 @@ impl Worker {
         self.shared.outlet.push(Ok(batch));
     }
 
-    fn apply(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
+    fn apply(&mut self, buffer: &Arc<Read>, draft: &mut Draft) {
         let mut records = Records::new(buffer.filled());
         let mut run = None;
         loop {
@@ -278,14 +295,14 @@ impl Worker {
     }
 
     /// Hands on what there is of a buffer, and goes on with another batch.
-    pub(super) fn divide(&mut self, buffer: &Arc<Buffer>, draft: &mut Draft) {
+    pub(super) fn divide(&mut self, buffer: &Arc<Read>, draft: &mut Draft) {
         let so_far = std::mem::replace(draft, self.shelf.take());
         self.memory.forget();
         self.hand_on(Some(buffer), so_far);
     }
 
     /// A record that may change the tree.
-    fn turn(&mut self, buffer: &Arc<Buffer>, at: usize, record: Record<'_>, behind: usize, draft: &mut Draft) {
+    fn turn(&mut self, buffer: &Arc<Read>, at: usize, record: Record<'_>, behind: usize, draft: &mut Draft) {
         let seen = Seen {
             record,
             at: Some(at as u32),
@@ -449,6 +466,16 @@ impl Worker {
 
 pub(super) fn add_one(figure: &AtomicUsize) {
     figure.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Bytes of events that the kernel can have queued.
+fn most_queued() -> usize {
+    // What it is by default.
+    const EVENTS: u64 = 16_384;
+    let events = Limits::read().map_or(EVENTS, |limits| limits.max_queued_events);
+    usize::try_from(events)
+        .unwrap_or(usize::MAX)
+        .saturating_mul(LARGEST_RECORD)
 }
 
 /// Why no marker can be set.

@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use ringwatch::tree::{OwnedChange, Recovery, Tree, TreeBuilder};
 use ringwatch::{ErrorKind, Mask};
@@ -339,6 +342,62 @@ fn a_root_in_another_that_refuses_it_is_covered_all_the_same() {
         watched.tree.refilter().unwrap();
         watched.changes();
     }
+}
+
+/// Directories that come and go while it lives, in one that nobody covers.
+fn while_others_come_and_go<T>(place: &Path, body: impl FnOnce() -> T) -> T {
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let coming = scope.spawn(|| {
+            let dir = place.join("others/one");
+            while !ended.load(Ordering::Acquire) {
+                fs::create_dir(&dir).unwrap();
+                fs::remove_dir(&dir).unwrap();
+            }
+        });
+        let done = catch_unwind(AssertUnwindSafe(body));
+        ended.store(true, Ordering::Release);
+        coming.join().expect("no panic");
+        done.unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+#[test]
+fn a_root_in_another_waits_for_nothing_that_happens_elsewhere() {
+    let (_dir, place) = place();
+    fs::create_dir_all(place.join("others")).unwrap();
+    fs::create_dir_all(place.join("a")).unwrap();
+    let refused = |dir: &Path| dir != Path::new("others/one") && !dir.ends_with("refused");
+    // So that it is looked at before its directory is told of.
+    let builder = Tree::builder(&place).batch_window(Duration::from_millis(20));
+    let mut watched = watch(builder.filter(refused));
+    while_others_come_and_go(&place, || {
+        for round in 0..20 {
+            // The other root refuses the first, and tells of the second, and of what the third leads to.
+            let named = ["refused", "told", "linked"].map(|name| place.join(format!("a/{round}/{name}")));
+            for root in &named {
+                let before = watched.tree.stats().sessions;
+                fs::create_dir_all(root.join("deep")).unwrap();
+                fs::write(root.join("file"), "").unwrap();
+                let link = place.join(format!("{round}"));
+                if root.ends_with("linked") {
+                    std::os::unix::fs::symlink(root, &link).unwrap();
+                    watched.tree.add_root(&link).unwrap();
+                } else {
+                    watched.tree.add_root(root).unwrap();
+                }
+                let mut made = made(&mut watched);
+                made.retain(|path| path.starts_with(root) || path.starts_with(&link) && *path != link);
+                assert_eq!(made.first(), Some(root));
+                made.sort_unstable();
+                assert_eq!(made, [root.clone(), root.join("deep"), root.join("file")]);
+                let sessions = watched.tree.stats().sessions - before;
+                assert!(sessions < 10, "{sessions} for {root:?}");
+            }
+        }
+    });
+    watched.settle();
+    assert!(watched.tree.uncovered().is_empty());
 }
 
 #[test]
