@@ -2,8 +2,8 @@
 
 use super::batch::Extra;
 use super::files::UNKNOWN;
-use super::nodes::{Id, LINK, SINGLES, State};
-use super::swaps::Spot;
+use super::nodes::{Id, SINGLES, State};
+use super::swaps::{First, Spot};
 use super::tracker::{Answer, Out, Seen, Tracker};
 use crate::mask::Mask;
 
@@ -78,16 +78,20 @@ impl Tracker {
         let back = back.filter(|first| first.source.is_none_or(|place| place == target));
         self.swaps.note(Some(source), target, cookie, is_dir, victim);
         let node = self.nodes.child(old, from.name());
+        let has_dir = node.is_some_and(|node| !self.is_link(node));
+        // Perhaps two directories were exchanged, or the first was put over an empty one and came back.
+        let dirs = |first: &First| is_dir && first.is_dir && first.victim;
+        // Or two of which one may be a link that is followed.
+        let links = |first: &First| !is_dir && !first.is_dir && node.is_some();
         match back {
-            Some(first) if unsure || first.source.is_none() || is_dir && first.is_dir && first.victim => {
-                // Perhaps two directories were exchanged, or the first was put over an empty one and came back.
+            Some(first) if unsure || first.source.is_none() || dirs(&first) || links(&first) => {
                 self.torn(from, to, out);
                 if let Some(old) = self.nodes.by_wd(from.record.wd) {
                     self.open_doubt(old, from.name());
                 }
                 return;
             }
-            Some(first) if first.is_dir != is_dir && node.is_some() != is_dir => {
+            Some(first) if first.is_dir != is_dir && has_dir != is_dir => {
                 // A file and a directory were exchanged: the first, of the other kind, has stayed where it went. If it is
                 // not known to be there, it is nothing.
                 self.settle_doubt(old, from.name());
@@ -130,8 +134,7 @@ impl Tracker {
 
     /// Whether this node is what an event says has moved.
     fn moves(&self, node: Id, is_dir: bool) -> bool {
-        let link = self.nodes.get(node).flags & LINK != 0;
-        !self.is_fresh(node) && is_dir != link
+        !self.is_fresh(node) && is_dir != self.is_link(node)
     }
 
     fn file_renamed(&mut self, (from, old): (Seen<'_>, Id), (to, new): (Seen<'_>, Id), out: &mut Out<'_>) {
@@ -146,7 +149,8 @@ impl Tracker {
         let reported = answer == Some(Answer::Present) || self.is_fresh(new) && self.files.contains(new, to.name());
         if reported && self.nodes.child(new, to.name()).is_none() {
             // The session has seen and reported it here.
-            return self.emit_alone(from, old, out);
+            self.emit_alone(from, old, out);
+            return self.add_link(new, to.name());
         }
         if let Some(victim) = self.nodes.child(new, to.name()) {
             self.drop_subtree(victim);
@@ -156,9 +160,7 @@ impl Tracker {
                 .put(&mut self.nodes, new, to.name(), known.unwrap_or(UNKNOWN));
         }
         self.emit_pair((from, old), (to, new), out);
-        if self.manner.follow_links {
-            self.add(new, to.name(), true);
-        }
+        self.add_link(new, to.name());
     }
 
     fn relink(&mut self, node: Id, (from, old): (Seen<'_>, Id), (to, new): (Seen<'_>, Id), out: &mut Out<'_>) {
@@ -184,6 +186,9 @@ impl Tracker {
             tracker.nodes.relink(node, new, to.name());
         });
         self.orphan_within(node);
+        if old != new || !self.is_link(node) {
+            self.check_links(node);
+        }
         // Where it is now it may be reached.
         self.try_forbidden(node);
         if self.manner.filter.is_some() {

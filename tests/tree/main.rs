@@ -9,6 +9,7 @@ mod deep;
 mod hostile;
 mod large;
 mod limits;
+mod links;
 mod model;
 mod mounts;
 mod one_cpu;
