@@ -604,6 +604,24 @@ fn what_is_below_a_link_is_told_once() {
     assert!(fed.tracker.nodes.by_wd(3).is_none());
 }
 
+/// What round 3355 with links found: a new file was renamed into a directory that was just listed, was found to be no link, and its
+/// deletion was taken for that of what nobody had seen.
+#[test]
+fn what_is_renamed_and_may_be_a_link_is_known_by_name_where_it_went() {
+    let mut fed = Fed::new(false, true);
+    let old = fed.dir(fed.root, "old", 2);
+    let new = fed.dir(fed.root, "new", 3);
+    fed.feed(&[&[(2, Mask::CREATE, 0, "x")]]);
+    fed.tracker.begin_session(true);
+    fed.tracker.nodes.get_mut(new).session = fed.tracker.session;
+    fed.feed(&[&[(2, Mask::MOVED_FROM, 7, "x"), (3, Mask::MOVED_TO, 7, "x")]]);
+    let x = fed.tracker.nodes.child(new, b"x").expect("it may be a link");
+    fed.tracker.drop_subtree(x);
+    let changes = fed.feed(&[&[(3, Mask::DELETE, 0, "x")]]);
+    assert_eq!(one(&changes, Mask::DELETE).0, path("/r/new/x"));
+    assert!(fed.tracker.nodes.child(old, b"x").is_none());
+}
+
 /// Something that happens to a tracker.
 #[derive(Clone, Debug)]
 enum Step {

@@ -179,7 +179,10 @@ impl Tracker {
         }
         self.settle_doubt(new, to.name());
         self.files.remove(&mut self.nodes, new, to.name());
-        if let Some(known) = self.files.remove(&mut self.nodes, old, from.name()) {
+        let known = self.files.remove(&mut self.nodes, old, from.name());
+        // What may be a link is a file too.
+        if known.is_some() || self.is_link(node) && self.knows_names(new) {
+            let known = known.unwrap_or(UNKNOWN);
             self.files.put(&mut self.nodes, new, to.name(), known);
         }
         self.emit_pair_around((from, old), (to, new), out, |tracker| {
