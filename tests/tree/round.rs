@@ -221,15 +221,38 @@ impl Consumer<'_> {
             self.check_uncovered()?;
         }
         self.watched.settle();
-        self.compare_watches()?;
-        self.compare(&BTreeSet::new())?;
+        let all = |consumer: &Self| {
+            consumer.compare_watches()?;
+            consumer.compare(&BTreeSet::new())
+        };
+        self.at_rest(all)?;
         // A file in every directory shows under which path it is watched.
         for dir in self.directories() {
             fs::write(reach(&dir.join(PROBE)).expect("a way"), "").expect("a probe");
         }
         self.calm()?;
-        self.compare(&BTreeSet::new())
-            .map_err(|fault| format!("with probes: {fault}"))
+        self.watched.settle();
+        self.at_rest(all).map_err(|fault| format!("with probes: {fault}"))
+    }
+
+    /// What must hold now; or, where links are followed and the queue is small, soon: what the tree itself has let go may make
+    /// that overflow behind a barrier, and what is reached in two ways may be covered in the other then.
+    fn at_rest(&mut self, check: impl Fn(&Self) -> Result<(), String>) -> Result<(), String> {
+        const TRIES: usize = 50;
+        let tries = match self.round.links && self.round.queue.is_some() {
+            true => TRIES,
+            false => 1,
+        };
+        let mut outcome = check(self);
+        for _ in 1..tries {
+            if outcome.is_ok() {
+                break;
+            }
+            self.calm()?;
+            self.watched.settle();
+            outcome = check(self);
+        }
+        outcome
     }
 
     fn add_or_remove(&mut self) -> Result<(), String> {
@@ -359,7 +382,7 @@ impl Consumer<'_> {
     /// All that are to be covered. Behind a link, what is said to be watched under another path is not gone into; that there
     /// is such a watch is for [`compare_watches`](Self::compare_watches) to see.
     fn directories(&self) -> Vec<PathBuf> {
-        /// Links that lead around would have no end.
+        /// Links that lead around have no end.
         const MOST: usize = 20_000;
         let aliases = match self.round.links {
             true => self.uncovered(),
@@ -367,7 +390,7 @@ impl Consumer<'_> {
         };
         let mut all = self.roots();
         let mut place = 0;
-        while place < all.len() {
+        while place < all.len().min(MOST) {
             let dir = all[place].clone();
             for entry in fs::read_dir(reach(&dir).expect("a way")).expect("a listing") {
                 let entry = entry.expect("an entry");
@@ -379,7 +402,6 @@ impl Consumer<'_> {
                 }
             }
             place += 1;
-            assert!(all.len() < MOST, "links lead around: {:?}", all.last());
         }
         all
     }
