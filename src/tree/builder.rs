@@ -119,8 +119,18 @@ impl TreeBuilder {
         self
     }
 
-    /// Whether symbolic links to directories are followed. Not by default. A directory that is reached in two ways is
-    /// covered under one, so there are no loops. Each new file is looked at, as it might be such a link.
+    /// Whether symbolic links to directories are followed. Not by default. Each new file is looked at, as it might be such a
+    /// link.
+    ///
+    /// At rest, each directory that roots and links lead to is covered once, so there are no loops. What else leads to it is
+    /// [uncovered](super::Tree::uncovered), and tried when the way by which it is covered goes. Of what is below a link
+    /// the paths go through the link, which is itself reported as a file. A link is looked at when it appears, and when the
+    /// directory it led to is renamed or removed: then it is reported as gone and made again, without what was below. If it
+    /// is renamed, that stays below it, unless it leads elsewhere from its new place.
+    ///
+    /// Nobody tells that something appears where a link leads to nothing, or that a directory *above* one that a link leads to
+    /// is renamed. That is noticed when the link is made again; or on [request](super::Tree::retry_uncovered), if it is
+    /// uncovered.
     pub fn follow_symlinks(mut self, follow: bool) -> Self {
         self.follow_links = follow;
         self

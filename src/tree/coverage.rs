@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::nodes::{ALIAS, Id, LISTED, NONE, State};
+use super::nodes::{Id, LISTED, NONE, State};
 use super::session::MOST_FORBIDDEN;
 use super::tracker::{Out, Tracker};
 use crate::error::{Error, ErrorKind};
@@ -23,7 +23,7 @@ impl Tracker {
         let node = self.nodes.get_mut(id);
         node.state = State::Pending;
         if node.flags & LISTED == 0 {
-            node.flags = (node.flags | LISTED) & !ALIAS;
+            node.flags |= LISTED;
             self.pending.push(id);
         }
     }

@@ -49,6 +49,11 @@ impl Tracker {
             jobs.push(self.job(id, known.map(|(_, parent)| Arc::clone(parent))));
         }
         pending.drain(..taken);
+        for id in self.due_checks() {
+            let parent = self.parent(self.nodes.get(id).parent);
+            let job = self.job(id, Some(Arc::new(parent)));
+            jobs.push(Job { probe: true, ..job });
+        }
         // What is left is looked at before a barrier passes.
         self.stirred |= !pending.is_empty();
         self.pending = pending;

@@ -95,6 +95,7 @@ impl<'a> Looker<'a> {
             Err(outcome) => found.outcome = outcome,
         }
         if found.outcome == Outcome::Vanished
+            && !work.link
             && !work.above.is_unneeded()
             && let Ok(above) = shared.open.get(&work.above)
         {

@@ -3,10 +3,10 @@
 //! A layer on the same descriptor, buffers and reader thread as [`Inotify`](crate::Inotify), which knows nothing of it.
 //!
 //! `tracker` holds what the tree is and applies records to it; `jobs` says what a session looks at, `session` makes findings
-//! part of it, `recovery` those after a loss; `nodes`, `files` and `texts` are its memory; `swaps` remembers renames that may
-//! be half of an exchange, `doubts` the names that are to be looked at for it. None of these makes a system call. `crawl`,
-//! `look` and `above` look at the disk, `worker` drives both, `ahead` and `halves` find the halves of renames in what was `read`,
-//! `marks` sets markers, `mounts` notices what is mounted, of which
+//! part of it, `recovery` those after a loss; `links` knows what is reached in several ways; `nodes`, `files` and `texts` are its
+//! memory; `swaps` remembers renames that may be half of an exchange, `doubts` the names that are to be looked at for it. None of
+//! these makes a system call. `crawl`, `look` and `above` look at the disk, `worker` drives both, `ahead` and `halves` find the
+//! halves of renames in what was `read`, `marks` sets markers, `mounts` notices what is mounted, of which
 //! `herald` tells it; `batch`, `change`, `outlet` and `stream` are the way to the consumer.
 
 mod above;
@@ -28,6 +28,7 @@ mod halves;
 mod harness;
 mod herald;
 mod jobs;
+mod links;
 mod look;
 mod marks;
 mod mounts;

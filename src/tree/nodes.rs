@@ -54,8 +54,6 @@ pub(super) const CONFIRMED: u8 = 1;
 pub(super) const LISTED: u8 = 2;
 /// It is a symbolic link, or may be one, that is followed.
 pub(super) const LINK: u8 = 4;
-/// It is known by a listing, which found it watched under another path.
-pub(super) const ALIAS: u8 = 8;
 /// Its watch has ended, and nobody said why.
 pub(super) const ENDED: u8 = 16;
 /// It is watched for some of its entries only.
@@ -75,6 +73,8 @@ pub(super) struct Nodes {
     pub(super) epoch: u64,
     #[cfg(test)]
     lookups: std::sync::atomic::AtomicUsize,
+    /// A watch has ended since this was last asked.
+    pub(super) let_go: bool,
 }
 
 /// Multiplying spreads consecutive numbers.
@@ -96,6 +96,7 @@ impl Nodes {
             epoch: 0,
             #[cfg(test)]
             lookups: Default::default(),
+            let_go: false,
         }
     }
 
@@ -303,6 +304,7 @@ impl Nodes {
     pub(super) fn unwatch(&mut self, id: Id) -> i32 {
         let wd = std::mem::take(&mut self.get_mut(id).wd);
         if wd != 0 {
+            self.let_go = true;
             if let Ok(entry) = self.by_wd.find_entry(hash_wd(wd), |&other| other == id) {
                 entry.remove();
             }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::crawl::Job;
 use super::found::{Crawl, Found, Outcome};
-use super::nodes::{CONFIRMED, Id, LINK, LISTED, NONE, State};
+use super::nodes::{CONFIRMED, Id, LISTED, NONE, State};
 use super::session::GONE;
 use super::tracker::{Out, Tracker};
 use crate::mask::Mask;
@@ -17,6 +17,7 @@ impl Tracker {
             self.nodes.get_mut(id).flags &= !LISTED;
         }
         self.doubts = Default::default();
+        self.checks.clear();
         self.left_over.clear();
         self.swaps = Default::default();
         self.shadow = true;
@@ -88,7 +89,11 @@ impl Tracker {
         let node = *self.nodes.get(known);
         let same = match found.outcome {
             Outcome::Watched { wd, .. } | Outcome::Unlisted { wd, .. } => {
-                let inner = self.nodes.by_wd(wd).filter(|&id| self.nodes.get(id).parent == NONE);
+                // A link that leads to a root has nothing of it.
+                let inner = self
+                    .nodes
+                    .by_wd(wd)
+                    .filter(|&id| self.nodes.get(id).parent == NONE && !found.link);
                 if node.wd != 0
                     && node.wd != wd
                     && !is_root
@@ -98,12 +103,13 @@ impl Tracker {
                     self.drop_below(inner);
                     self.look_again(inner);
                 }
-                node.wd == wd || node.wd == 0 && (is_root || inner.is_some() || self.nodes.by_wd(wd).is_none())
+                let alias = self.aliases.get(&known) == Some(&wd);
+                node.wd == wd || node.wd == 0 && (alias || is_root || inner.is_some() || self.nodes.by_wd(wd).is_none())
             }
             Outcome::Vanished => false,
             _ => node.wd == 0,
         };
-        if !same && !is_root {
+        if !is_root && (!same || found.link != self.is_link(known)) {
             return NONE;
         }
         if !same {
@@ -134,10 +140,14 @@ impl Tracker {
                 continue;
             }
             let name = self.nodes.name(id).to_vec();
-            let link = self.nodes.get(id).flags & LINK != 0;
+            let (link, followed) = (self.is_link(id), self.is_followed(id));
             self.drop_subtree(id);
             if !link {
                 self.report(parent, &name, GONE, out);
+            } else if followed {
+                // With what was in it. If it is there, it is found.
+                self.files.remove(&mut self.nodes, parent, &name);
+                self.report(parent, &name, Mask::DELETE, out);
             }
         }
         if !self.keeps_files {

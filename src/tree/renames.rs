@@ -3,8 +3,8 @@
 use super::batch::Extra;
 use super::doubts::Answer;
 use super::files::UNKNOWN;
-use super::nodes::{Id, LINK, SINGLES, State};
-use super::swaps::Spot;
+use super::nodes::{Id, SINGLES, State};
+use super::swaps::{First, Spot};
 use super::tracker::{Out, Seen, Tracker};
 use crate::mask::Mask;
 
@@ -83,16 +83,20 @@ impl Tracker {
         let back = back.filter(|first| first.source.is_none_or(|place| place == target));
         self.swaps.note(Some(source), target, cookie, is_dir, victim);
         let node = self.nodes.child(old, from.name());
+        let has_dir = node.is_some_and(|node| !self.is_link(node));
+        // Perhaps two directories were exchanged, or the first was put over an empty one and came back.
+        let dirs = |first: &First| is_dir && first.is_dir && first.victim;
+        // Or two of which one may be a link that is followed.
+        let links = |first: &First| !is_dir && !first.is_dir && node.is_some();
         match back {
-            Some(first) if unsure || first.source.is_none() || is_dir && first.is_dir && first.victim => {
-                // Perhaps two directories were exchanged, or the first was put over an empty one and came back.
+            Some(first) if unsure || first.source.is_none() || dirs(&first) || links(&first) => {
                 self.torn(from, to, out);
                 if let Some(old) = self.nodes.by_wd(from.record.wd) {
                     self.doubts.put(old, from.name());
                 }
                 return;
             }
-            Some(first) if first.is_dir != is_dir && node.is_some() != is_dir => {
+            Some(first) if first.is_dir != is_dir && has_dir != is_dir => {
                 // A file and a directory were exchanged: the first, of the other kind, has stayed where it went. If it is
                 // not known to be there, it is nothing.
                 self.settle_doubt(old, from.name());
@@ -135,8 +139,7 @@ impl Tracker {
 
     /// Whether this node is what an event says has moved.
     fn moves(&self, node: Id, is_dir: bool) -> bool {
-        let link = self.nodes.get(node).flags & LINK != 0;
-        !self.is_fresh(node) && is_dir != link
+        !self.is_fresh(node) && is_dir != self.is_link(node)
     }
 
     fn file_renamed(&mut self, (from, old): (Seen<'_>, Id), (to, new): (Seen<'_>, Id), out: &mut Out<'_>) {
@@ -151,7 +154,8 @@ impl Tracker {
         let reported = answer == Some(Answer::Present) || self.is_fresh(new) && self.files.contains(new, to.name());
         if reported && self.nodes.child(new, to.name()).is_none() {
             // The session has seen and reported it here.
-            return self.emit_alone(from, old, out);
+            self.emit_alone(from, old, out);
+            return self.add_link(new, to.name(), out);
         }
         if let Some(victim) = self.nodes.child(new, to.name()) {
             self.drop_subtree(victim);
@@ -161,9 +165,7 @@ impl Tracker {
                 .put(&mut self.nodes, new, to.name(), known.unwrap_or(UNKNOWN));
         }
         self.emit_pair((from, old), (to, new), out);
-        if self.manner.follow_links {
-            self.add(new, to.name(), true, out);
-        }
+        self.add_link(new, to.name(), out);
     }
 
     fn relink(&mut self, node: Id, (from, old): (Seen<'_>, Id), (to, new): (Seen<'_>, Id), out: &mut Out<'_>) {
@@ -182,13 +184,19 @@ impl Tracker {
         }
         self.settle_doubt(new, to.name());
         self.files.remove(&mut self.nodes, new, to.name());
-        if let Some(known) = self.files.remove(&mut self.nodes, old, from.name()) {
+        let known = self.files.remove(&mut self.nodes, old, from.name());
+        // What may be a link is a file too.
+        if known.is_some() || self.is_link(node) && self.knows_names(new) {
+            let known = known.unwrap_or(UNKNOWN);
             self.files.put(&mut self.nodes, new, to.name(), known);
         }
         self.emit_pair_around((from, old), (to, new), out, |tracker| {
             tracker.nodes.relink(node, new, to.name());
         });
         self.orphan_within(node);
+        if old != new || !self.is_link(node) {
+            self.check_links(node);
+        }
         // Where it is now it may be reached.
         self.try_forbidden(node);
         if self.manner.filter.is_some() {

@@ -9,7 +9,7 @@ use super::doubts::Answer;
 use super::files::UNKNOWN;
 use super::found::{Crawl, Found, Outcome};
 use super::jobs::Probe;
-use super::nodes::{ALIAS, CONFIRMED, ENDED, Id, LINK, LISTED, NONE, SINGLES, State};
+use super::nodes::{CONFIRMED, ENDED, Id, LINK, LISTED, NONE, SINGLES, State};
 use super::tracker::{Out, Tracker};
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
@@ -25,6 +25,7 @@ pub(super) const GONE: Mask = Mask::DELETE.union(Mask::ISDIR);
 impl Tracker {
     /// Whether there is something to look at.
     pub(super) fn has_work(&mut self) -> bool {
+        self.try_aliases();
         let Self { nodes, pending, .. } = self;
         pending.retain(|&id| {
             let node = nodes.get_mut(id);
@@ -34,7 +35,7 @@ impl Tracker {
             }
             due
         });
-        !self.pending.is_empty() || self.doubts.has_open()
+        !self.pending.is_empty() || !self.checks.is_empty() || self.doubts.has_open()
     }
 
     /// Whether all that is known has been looked at, and nothing overlaps.
@@ -93,6 +94,9 @@ impl Tracker {
                 self.files.put(&mut self.nodes, dir, name, UNKNOWN);
             }
             self.report(dir, name, Mask::CREATE, out);
+            if kind == Kind::Link && self.manner.follow_links && !single {
+                self.find(dir, name, true);
+            }
         }
     }
 
@@ -126,6 +130,7 @@ impl Tracker {
             self.take_one(crawl, number, &mut ids, out);
             spare(out);
         }
+        self.drop_strayed(out);
         self.lay_down_overfull(out);
     }
 
@@ -176,10 +181,18 @@ impl Tracker {
         ids: &mut [Id],
         out: &mut Out<'_>,
     ) {
+        if self.is_check(found, id) {
+            ids[number] = NONE;
+            return self.checked(id, found.outcome);
+        }
         let session = self.session;
         let node = self.nodes.get_mut(id);
         node.session = session;
         node.flags &= !CONFIRMED;
+        let is_link = self.is_link(id);
+        if is_link {
+            self.links.insert(id);
+        }
         let again = if found.node == id {
             self.was_left(id, found.outcome)
         } else {
@@ -201,6 +214,7 @@ impl Tracker {
                     }
                     Some(other)
                         if other != id
+                            && !is_link
                             && self.nodes.get(other).parent == NONE
                             && !self.is_below(id, other)
                             && self.adopt(other, id) =>
@@ -209,7 +223,6 @@ impl Tracker {
                         return;
                     }
                     Some(other) if other != id => {
-                        self.nodes.get_mut(id).flags |= ALIAS;
                         self.left_over.push((id, found.outcome));
                         ids[number] = NONE;
                         return;
@@ -229,7 +242,6 @@ impl Tracker {
                 if self.is_crossing(id) {
                     self.crossings.insert(id);
                 }
-                self.nodes.get_mut(id).flags &= !ALIAS;
                 self.renew(id, out);
                 match found.outcome {
                     Outcome::Unlisted { code, .. } => self.refused(id, "list directory", code, out),
@@ -255,6 +267,11 @@ impl Tracker {
                 self.nodes.get_mut(id).state = State::Uncovered;
                 self.refused(id, "watch directory", code, out);
             }
+            // It leads to no directory.
+            Outcome::Vanished if is_link => {
+                ids[number] = NONE;
+                self.strayed.push(id);
+            }
             Outcome::Vanished | Outcome::Lost => self.left_over.push((id, found.outcome)),
         }
     }
@@ -276,6 +293,9 @@ impl Tracker {
     /// Reports a directory as gone and made, so that what was in it is void.
     pub(super) fn report_another(&mut self, id: Id, out: &mut Out<'_>) {
         let (parent, name) = (self.nodes.get(id).parent, self.nodes.name(id).to_vec());
+        if self.is_link(id) {
+            return self.report_link(parent, &name, out);
+        }
         self.report(parent, &name, GONE, out);
         self.report(parent, &name, MADE, out);
     }
@@ -333,8 +353,9 @@ impl Tracker {
             if node.state != State::Pending || node.session != self.session {
                 continue;
             }
-            if self.changed {
-                self.look_again_as(id, node.flags & ALIAS);
+            let is_void = |wd| !self.is_watched_elsewhere(id, wd);
+            if self.changed || outcome.wd().is_some_and(is_void) {
+                self.look_later(id);
             } else {
                 self.give_up(id, outcome, out);
             }
@@ -348,11 +369,6 @@ impl Tracker {
         }
     }
 
-    fn look_again_as(&mut self, id: Id, flags: u8) {
-        self.look_again(id);
-        self.nodes.get_mut(id).flags |= flags;
-    }
-
     /// No event explains why it was not found.
     fn give_up(&mut self, id: Id, outcome: Outcome, out: &mut Out<'_>) {
         let parent = self.nodes.get(id).parent;
@@ -361,18 +377,15 @@ impl Tracker {
         }
         if outcome == Outcome::Vanished {
             let name = self.nodes.name(id).to_vec();
-            let link = self.nodes.get(id).flags & LINK != 0;
             self.drop_subtree(id);
-            if !link {
-                self.report(parent, &name, GONE, out);
-            }
-            return;
+            return self.report(parent, &name, GONE, out);
         }
         let (cause, remedy) = match outcome {
             Outcome::Lost => ("its path leads elsewhere", "add its root again under its present path"),
             _ => ("it is watched under another path", "its events are reported there"),
         };
         self.nodes.get_mut(id).state = State::Uncovered;
+        self.aliases.extend(outcome.wd().map(|wd| (id, wd)));
         let error = Error::text(ErrorKind::Other, "watch directory", cause);
         let error = error.at(&self.path(id)).mended_by(remedy);
         self.say_uncovered(id, error, out);

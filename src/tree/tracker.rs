@@ -84,6 +84,14 @@ pub(super) struct Tracker {
     /// Directories on another file system than the one above them, and some that were.
     pub(super) crossings: HashSet<Id>,
     pub(super) pending: Vec<Id>,
+    /// Links that were looked at, and some that are no more.
+    pub(super) links: HashSet<Id>,
+    /// Links that are followed, and may lead elsewhere since they were moved.
+    pub(super) checks: Vec<Id>,
+    /// Links that were found to lead elsewhere, or to no directory.
+    pub(super) strayed: Vec<Id>,
+    /// What is not covered since it is under another path, and the watch it has there.
+    pub(super) aliases: HashMap<Id, i32>,
     pub(super) doubts: Doubts,
     /// Pending directories that the session did not find, or not where they were.
     pub(super) left_over: Vec<(Id, super::found::Outcome)>,
@@ -126,6 +134,10 @@ impl Tracker {
             remounted: false,
             crossings: HashSet::new(),
             pending: Vec::new(),
+            links: HashSet::new(),
+            checks: Vec::new(),
+            strayed: Vec::new(),
+            aliases: HashMap::new(),
             doubts: Doubts::default(),
             left_over: Vec::new(),
             swaps: Swaps::default(),
@@ -211,8 +223,7 @@ impl Tracker {
         if let Some(child) = known
             && self.is_fresh(child)
             && self.nodes.get(child).flags & CONFIRMED == 0
-            && self.nodes.get(child).flags & LINK == 0
-            && seen.is_dir()
+            && self.is_link(child) != seen.is_dir()
         {
             self.nodes.get_mut(child).flags |= CONFIRMED;
             return;
@@ -228,18 +239,21 @@ impl Tracker {
         if !seen.is_dir() && known.is_none_or(|child| self.nodes.get(child).flags & LINK != 0) {
             let found = answer == Some(Answer::Present) && known.is_none();
             let reported = found || self.is_fresh(dir) && self.files.contains(dir, name);
+            let followed = known.is_some_and(|child| self.is_followed(child));
             if self.knows_names(dir) {
                 self.files.put(&mut self.nodes, dir, name, UNKNOWN);
             }
-            if !reported {
+            if followed && seen.record.mask.contains(Mask::CREATE) {
+                self.report(dir, name, Mask::DELETE, out);
+            }
+            if !reported || followed {
                 self.emit(seen, dir, Extra::default(), out);
             }
-            if self.manner.follow_links {
-                if let Some(child) = known {
-                    self.drop_subtree(child);
-                }
-                self.add(dir, name, true, out);
+            if let Some(child) = known {
+                self.stirred |= self.is_fresh(child);
+                self.drop_subtree(child);
             }
+            self.add_link(dir, name, out);
             return;
         }
         let file = self.files.remove(&mut self.nodes, dir, name).is_some() || answer == Some(Answer::Present);
@@ -259,8 +273,18 @@ impl Tracker {
         self.emit(seen, dir, Extra::default(), out);
         if seen.is_dir() {
             self.add(dir, name, false, out);
-        } else if self.knows_names(dir) {
+            return;
+        }
+        if self.knows_names(dir) {
             self.files.put(&mut self.nodes, dir, name, UNKNOWN);
+        }
+        self.add_link(dir, name, out);
+    }
+
+    /// Something is there now that is no directory, and may be a link to one.
+    pub(super) fn add_link(&mut self, dir: Id, name: &[u8], out: &mut Out<'_>) {
+        if self.manner.follow_links {
+            self.add(dir, name, true, out);
         }
     }
 
@@ -293,6 +317,9 @@ impl Tracker {
             if is_root {
                 return self.root_gone(dir, "it was deleted or unmounted", out);
             }
+            if self.is_link(dir) {
+                return self.leads_elsewhere(dir, out);
+            }
             // Its deletion is usually reported next. If not, a session finds what is there.
             self.drop_below(dir);
             self.nodes.get_mut(dir).session = 0;
@@ -304,11 +331,17 @@ impl Tracker {
         if is_root && !mask.intersects(LOOKS) || mask.contains(Mask::UNMOUNT) {
             self.emit(seen, dir, Extra::default(), out);
         }
-        if is_root && mask.contains(Mask::ATTRIB) {
+        let is_link = self.is_link(dir);
+        if (is_root || is_link) && mask.contains(Mask::ATTRIB) {
             self.try_forbidden(dir);
         }
-        if is_root && mask.contains(Mask::MOVE_SELF) && !self.shadow {
-            self.root_gone(dir, "it was renamed, and its path is not known any more", out);
+        if mask.contains(Mask::MOVE_SELF) && !self.shadow {
+            self.try_aliases_of(seen.record.wd);
+            if is_root {
+                self.root_gone(dir, "it was renamed, and its path is not known any more", out);
+            } else if is_link {
+                self.leads_elsewhere(dir, out);
+            }
         }
     }
 
@@ -409,6 +442,7 @@ impl Tracker {
         self.doubts.remove_all(id);
         self.uncover_within(id);
         self.uncovered.remove(&id);
+        self.aliases.remove(&id);
         let wd = self.nodes.remove(id);
         if wd != 0 {
             self.releasing.push_back(wd);

@@ -68,6 +68,8 @@ pub(crate) struct Field {
     /// Another root, or a place deep below.
     pub(crate) other: Option<PathBuf>,
     pub(crate) mounts: bool,
+    /// Directories that stay where they are, to which links are made.
+    pub(crate) targets: Vec<PathBuf>,
 }
 
 /// Few names, so that the threads get in each other's way.
@@ -83,10 +85,17 @@ fn name(random: &mut Random) -> OsString {
 fn path(field: &Field, random: &mut Random) -> PathBuf {
     let other = field.other.as_ref().filter(|_| random.one_in(2));
     let mut path = other.unwrap_or(&field.root).clone();
+    if !field.targets.is_empty() && random.one_in(3) {
+        path = target(field, random);
+    }
     for _ in 0..=random.below(4) {
         path.push(name(random));
     }
     path
+}
+
+fn target(field: &Field, random: &mut Random) -> PathBuf {
+    field.targets[random.below(field.targets.len() as u64) as usize].clone()
 }
 
 pub(crate) fn act(field: &Field, random: &mut Random) -> Act {
@@ -100,6 +109,9 @@ pub(crate) fn act(field: &Field, random: &mut Random) -> Act {
             true => Act::Mount(one),
             false => Act::Unmount(one),
         };
+    }
+    if !field.targets.is_empty() && random.one_in(6) {
+        return Act::Symlink(target(field, random), one);
     }
     match random.below(40) {
         0..=7 => Act::MakeDirs(one, random.below(4)),

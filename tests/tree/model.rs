@@ -14,12 +14,15 @@ use crate::support::PATIENCE;
 /// A directory, or something else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Node {
+    pub(crate) is_dir: bool,
+    /// Of a directory, and of a link that is followed.
     pub(crate) children: Option<BTreeMap<OsString, Node>>,
 }
 
 impl Node {
     pub(crate) fn dir() -> Self {
         Self {
+            is_dir: true,
             children: Some(BTreeMap::new()),
         }
     }
@@ -37,7 +40,7 @@ impl Node {
     }
 
     fn file() -> Self {
-        Self { children: None }
+        Self::default()
     }
 }
 
@@ -45,6 +48,8 @@ impl Node {
 pub(crate) struct Model {
     pub(crate) root: PathBuf,
     pub(crate) node: Node,
+    /// What is no directory may be a link that is followed, and have something in it.
+    pub(crate) follows: bool,
     limbo: BTreeMap<u32, Node>,
     pub(crate) overflows: usize,
     pub(crate) log: Vec<OwnedChange>,
@@ -55,6 +60,7 @@ impl Model {
         Self {
             root: root.to_owned(),
             node,
+            follows: false,
             limbo: BTreeMap::new(),
             overflows: 0,
             log: Vec::new(),
@@ -67,7 +73,10 @@ impl Model {
         for name in below {
             node = node.children.as_mut()?.get_mut(name)?;
         }
-        node.children.as_mut()
+        match self.follows {
+            true => Some(node.children.get_or_insert_default()),
+            false => node.children.as_mut(),
+        }
     }
 
     /// Takes one change.
@@ -124,51 +133,58 @@ impl Model {
 
 /// What is on the disk.
 pub(crate) fn disk(path: &Path, wanted: &dyn Fn(&Path) -> bool) -> Node {
-    let mut children = BTreeMap::new();
-    walk(path, wanted, &mut children);
-    Node {
-        children: Some(children),
-    }
+    walk(path, wanted, false)
 }
 
-fn walk(path: &Path, wanted: &dyn Fn(&Path) -> bool, into: &mut BTreeMap<OsString, Node>) {
+/// What is on the disk, also below links to directories. To be called only where those do not lead around.
+pub(crate) fn disk_behind_links(path: &Path, wanted: &dyn Fn(&Path) -> bool) -> Node {
+    walk(path, wanted, true)
+}
+
+fn walk(path: &Path, wanted: &dyn Fn(&Path) -> bool, follows: bool) -> Node {
+    let mut children = BTreeMap::new();
     let reached = reach(path).expect("a way");
     for entry in fs::read_dir(&reached).expect("a listing") {
         let entry = entry.expect("an entry");
-        let mut node = Node::file();
-        if entry.file_type().expect("a type").is_dir() {
-            let mut children = BTreeMap::new();
-            let path = path.join(entry.file_name());
-            if wanted(&path) {
-                walk(&path, wanted, &mut children);
-            }
-            node.children = Some(children);
-        }
-        into.insert(entry.file_name(), node);
+        let path = path.join(entry.file_name());
+        let kind = entry.file_type().expect("a type");
+        let followed = follows && kind.is_symlink() && path.is_dir() && wanted(&path);
+        let node = match kind.is_dir() || followed {
+            true if wanted(&path) => Node {
+                is_dir: kind.is_dir(),
+                ..walk(&path, wanted, follows)
+            },
+            true => Node::dir(),
+            false => Node::file(),
+        };
+        children.insert(entry.file_name(), node);
+    }
+    Node {
+        children: Some(children),
+        ..Node::dir()
     }
 }
 
 /// The first path in which they differ.
 pub(crate) fn difference(model: &Node, disk: &Node, at: &Path) -> Option<String> {
-    match (&model.children, &disk.children) {
-        (None, None) => None,
-        (Some(model), Some(disk)) => {
-            for (name, node) in model {
-                let path = at.join(name);
-                match disk.get(name) {
-                    None => return Some(format!("{path:?} is not on the disk")),
-                    Some(other) => {
-                        if let Some(found) = difference(node, other, &path) {
-                            return Some(found);
-                        }
-                    }
+    if model.is_dir != disk.is_dir {
+        return Some(format!("{at:?} is a directory in one and not in the other"));
+    }
+    let nothing = BTreeMap::new();
+    let [model, disk] = [model, disk].map(|node| node.children.as_ref().unwrap_or(&nothing));
+    for (name, node) in model {
+        let path = at.join(name);
+        match disk.get(name) {
+            None => return Some(format!("{path:?} is not on the disk")),
+            Some(other) => {
+                if let Some(found) = difference(node, other, &path) {
+                    return Some(found);
                 }
             }
-            let missing = disk.keys().find(|name| !model.contains_key(*name))?;
-            Some(format!("{:?} was not reported", at.join(missing)))
         }
-        _ => Some(format!("{at:?} is a directory in one and not in the other")),
     }
+    let missing = disk.keys().find(|name| !model.contains_key(*name))?;
+    Some(format!("{:?} was not reported", at.join(missing)))
 }
 
 /// A tree that is read up to barriers.

@@ -156,6 +156,17 @@ fn replaying_gives_what_is_there_with_a_root_in_another() {
 }
 
 #[test]
+fn replaying_gives_what_is_there_where_links_are_followed() {
+    check(seeds(60).map(|seed| Round {
+        links: true,
+        deep: false,
+        unprivileged: false,
+        second: None,
+        ..Round::of(seed)
+    }));
+}
+
+#[test]
 fn replaying_gives_what_is_there_where_file_systems_come_and_go() {
     let name = "replay::replaying_gives_what_is_there_where_file_systems_come_and_go";
     in_namespaces(name, || {

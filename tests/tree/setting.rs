@@ -36,6 +36,8 @@ pub(crate) struct Round {
     pub(crate) mounts: bool,
     /// Watches that there are.
     pub(crate) watches: Option<u64>,
+    /// Links to directories are made, and followed.
+    pub(crate) links: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +74,7 @@ impl Round {
             second: None,
             mounts: false,
             watches: None,
+            links: false,
         };
         round.second = match random.below(10) {
             0 | 1 if !round.deep => Some(Second::Beside),

@@ -1,0 +1,90 @@
+//! Roots that are symbolic links: to a directory that is a root as well, and to a file.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use ringwatch::Mask;
+use ringwatch::tree::{OwnedChange, Recovery, Tree};
+
+use crate::roots::{made, place, watch};
+use crate::scenarios::paths;
+
+#[test]
+fn a_directory_that_is_two_roots_is_lost_and_found_by_both() {
+    let (_dir, place) = place();
+    let (root, link) = (place.join("root"), place.join("link"));
+    symlink(&root, &link).unwrap();
+    for renamed in [false, true] {
+        fs::create_dir(&root).unwrap();
+        let mut watched = watch(Tree::builder(&root).root(&link));
+        assert_eq!(watched.tree.stats().directories, 1);
+        match renamed {
+            true => fs::rename(&root, place.join("elsewhere")).unwrap(),
+            false => fs::remove_dir(&root).unwrap(),
+        }
+        let changes = watched.changes();
+        let said = changes.iter().filter(|change| change.uncovered().is_some());
+        let said: Vec<_> = said.filter_map(OwnedChange::path).collect();
+        assert_eq!(said, [root.clone(), link.clone()], "{changes:?}");
+        assert_eq!(watched.tree.uncovered().len(), 2);
+        fs::create_dir(&root).unwrap();
+        watched.tree.add_root(&link).unwrap();
+        watched.changes();
+        fs::write(root.join("file"), "").unwrap();
+        assert_eq!(made(&mut watched), [link.join("file")]);
+        fs::remove_dir_all(&root).unwrap();
+    }
+}
+
+#[test]
+fn a_root_that_is_a_link_to_a_file_is_that_file() {
+    let (_dir, place) = place();
+    let (file, link) = (place.join("there/settings"), place.join("settings"));
+    fs::create_dir(place.join("there")).unwrap();
+    fs::write(&file, "").unwrap();
+    symlink("there/settings", &link).unwrap();
+    let file = fs::canonicalize(&file).unwrap();
+    let mut watched = watch(Tree::builder(&link));
+    assert_eq!(watched.tree.roots(), std::slice::from_ref(&link));
+    for _ in 0..2 {
+        fs::write(&link, "x").unwrap();
+        fs::write(file.with_file_name("unheard"), "x").unwrap();
+        assert_eq!(
+            paths(&watched.changes(), Mask::CLOSE_WRITE),
+            std::slice::from_ref(&file)
+        );
+        fs::write(file.with_file_name("new"), "y").unwrap();
+        fs::rename(file.with_file_name("new"), &file).unwrap();
+        assert_eq!(paths(&watched.changes(), Mask::MOVED_TO), std::slice::from_ref(&file));
+    }
+    watched.tree.remove_root(&link).unwrap();
+    fs::write(&link, "x").unwrap();
+    assert!(watched.changes().is_empty());
+    // Added while the tree is running, it is reported.
+    watched.tree.add_root(&link).unwrap();
+    assert_eq!(made(&mut watched), std::slice::from_ref(&file));
+    // The file itself is a root as well: each change is reported once.
+    watched.tree.add_root(&file).unwrap();
+    assert!(watched.changes().is_empty());
+    // Of a file that may be written any moment, nothing is known: if it is listed twice, it has changed.
+    let coming = std::time::SystemTime::now() + std::time::Duration::from_secs(1_000);
+    let opened = fs::File::options().append(true).open(&file).unwrap();
+    opened.set_modified(coming).unwrap();
+    let builder = Tree::builder(&file).root(&link).recovery(Recovery::Diff);
+    let mut both = watch(builder.report_existing(true));
+    assert_eq!(both.changes().len(), 1);
+    for watched in [&mut watched, &mut both] {
+        watched.changes();
+        fs::write(&link, "x").unwrap();
+        assert_eq!(
+            paths(&watched.changes(), Mask::CLOSE_WRITE),
+            std::slice::from_ref(&file)
+        );
+        watched.tree.remove_root(&file).unwrap();
+        fs::write(&link, "x").unwrap();
+        assert_eq!(
+            paths(&watched.changes(), Mask::CLOSE_WRITE),
+            std::slice::from_ref(&file)
+        );
+    }
+}
