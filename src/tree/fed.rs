@@ -378,6 +378,29 @@ fn a_root_in_another_is_covered_behind_what_tells_of_it() {
     }
 }
 
+/// What the replay with few watches found: it was forgotten with all that was reported of it, and found and reported again.
+#[test]
+fn a_missing_root_that_was_covered_since_is_not_looked_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut fed = Fed::new(false, false);
+    let path = dir.path().as_os_str().as_encoded_bytes();
+    fed.tracker.add_root(path.to_vec()).expect("a root");
+    let root = fed.tracker.roots[1].node;
+    fed.report(|tracker, out| tracker.root_gone(root, "it was renamed", out));
+    fed.tracker.roots[1].awaited = true;
+    // On request.
+    fed.tracker.look_again(root);
+    fed.report(|tracker, out| {
+        tracker.begin_session(false);
+        tracker.jobs();
+        tracker.take_in(&found(root, 8, true), out, |_| {});
+    });
+    fed.end_session();
+    assert!(!fed.tracker.look_for_missing());
+    assert_eq!(fed.tracker.nodes.by_wd(8), Some(root));
+    assert!(!fed.tracker.has_work());
+}
+
 /// Where directories elsewhere never cease to be made, nothing is waited for but what may tell of it.
 #[test]
 fn a_root_in_another_waits_for_what_is_told_on_the_way_to_it() {

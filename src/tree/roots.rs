@@ -408,7 +408,9 @@ impl Tracker {
     /// Missing roots that are there now are to be looked at. Answers whether there are any that are not.
     pub(super) fn look_for_missing(&mut self) -> bool {
         let is_there = |root: &Root| fs::metadata(Path::new(OsStr::from_bytes(&root.path))).is_ok();
-        let mut awaited: Vec<_> = self.roots.iter().filter(|root| root.awaited).collect();
+        // One that was covered since, as its watch could be had or its permissions were given back, is there.
+        let is_lost = |root: &&Root| root.awaited && self.nodes.get(root.node).state == State::Uncovered;
+        let mut awaited: Vec<_> = self.roots.iter().filter(is_lost).collect();
         // Of two in one another the inner first: if it is there, the outer is found too, and tells of it.
         awaited.sort_by_key(|root| Reverse(root.path.len()));
         let (found, missing): (Vec<_>, Vec<_>) = awaited.into_iter().partition(|&root| is_there(root));

@@ -348,3 +348,29 @@ fn what_a_root_or_a_rename_makes_accessible_is_tried_again() {
     watched.changes();
     assert_watched_exactly(&root);
 }
+
+/// It is there, nobody could see it, and it was covered on request: it is not missing any more, and not found once more.
+#[test]
+fn a_missing_root_that_is_covered_on_request_is_reported_once() {
+    let dir = tempdir().unwrap();
+    mode(dir.path(), 0o777);
+    child::as_nobody(|| {
+        let (above, other) = (dir.path().join("above"), dir.path().join("other"));
+        let root = above.join("root");
+        fs::create_dir_all(&root).unwrap();
+        fs::create_dir_all(other.join("root")).unwrap();
+        fs::write(other.join("root/file"), "").unwrap();
+        mode(&other, 0o000);
+        let mut watched = Watched::new(Tree::builder(&root).await_missing_roots(true).open().unwrap());
+        fs::remove_dir(&root).unwrap();
+        watched.changes();
+        fs::remove_dir(&above).unwrap();
+        fs::rename(&other, &above).unwrap();
+        watched.changes();
+        mode(&above, 0o755);
+        watched.tree.retry_uncovered().unwrap();
+        watched.wait_for(|change| change.path().is_some_and(|path| path.ends_with("file")));
+        assert!(watched.changes().is_empty());
+        assert_watched_exactly(&root);
+    });
+}
