@@ -24,7 +24,7 @@ use ringwatch::{
 };
 
 /// How long to wait for what must come. It is there to end a test that would hang, and measures nothing.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A way to read events.
 #[derive(Clone, Copy, Debug)]
