@@ -103,7 +103,7 @@ fn outcome(command: &mut Command) -> Result<(), String> {
     // It says less than a pipe holds.
     let begun = Instant::now();
     while child.try_wait().map_err(|error| error.to_string())?.is_none() {
-        if begun.elapsed() > 4 * super::PATIENCE {
+        if begun.elapsed() > super::PATIENCE {
             child.kill().map_err(|error| error.to_string())?;
             let output = child.wait_with_output().map_err(|error| error.to_string())?;
             let (waited, said) = (begun.elapsed(), String::from_utf8_lossy(&output.stderr).into_owned());
