@@ -193,7 +193,7 @@ impl Reader {
     }
 
     /// The batch that was taken, and behind it what has failed since.
-    fn behind(&mut self, batch: Option<EventBatch>, outcome: io::Result<()>) -> Result<Option<EventBatch>> {
+    fn behind(&mut self, batch: Option<EventBatch>, outcome: std::io::Result<()>) -> Result<Option<EventBatch>> {
         match (outcome, batch) {
             (Err(cause), None) => Err(self.failed(&cause)),
             (Err(cause), batch) if !self.core.feed.queue.is_closed() => {
