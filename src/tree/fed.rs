@@ -401,6 +401,30 @@ fn a_missing_root_that_was_covered_since_is_not_looked_for() {
     assert!(!fed.tracker.has_work());
 }
 
+/// Where watches are few: what the root had reported was found and reported again when the other could cover it.
+#[test]
+fn what_a_root_alone_covered_is_void_when_it_goes() {
+    for state in [State::Uncovered, State::Pending, State::Filtered] {
+        let mut fed = Fed::new(false, false);
+        let a = fed.tracker.nodes.add(fed.root, b"a").expect("room");
+        fed.tracker.nodes.get_mut(a).state = state;
+        fed.tracker.add_root(b"/r/a".to_vec()).expect("a root");
+        let inner = fed.tracker.roots[1].node;
+        fed.tracker.nodes.watch(inner, 8);
+        let changes = fed.report(|tracker, out| assert!(tracker.remove_root(b"/r/a", out)));
+        let said: Vec<_> = changes.iter().map(|change| (change.path(), change.mask())).collect();
+        match state {
+            State::Filtered => assert!(said.is_empty()),
+            _ => assert_eq!(
+                said,
+                [Mask::DELETE, Mask::CREATE].map(|mask| (path("/r/a"), mask | DIR))
+            ),
+        }
+        assert_eq!(fed.tracker.releasing, [8]);
+        fed.assert_sound();
+    }
+}
+
 /// Where directories elsewhere never cease to be made, nothing is waited for but what may tell of it.
 #[test]
 fn a_root_in_another_waits_for_what_is_told_on_the_way_to_it() {

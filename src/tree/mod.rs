@@ -363,13 +363,14 @@ impl Tree {
         self.ask("add root", move |worker| worker.tracker.add_root(path))?
     }
 
-    /// Ends a root, with all below. Changes that were read are still delivered; what lies in another root goes on.
+    /// Ends a root, with all below. Changes that were read are still delivered; what lies in another root goes on. If it is not
+    /// covered there, it is reported as gone and made again, since what was in it is not known any more.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) if it is none, [`Closed`](ErrorKind::Closed).
     pub fn remove_root(&self, path: impl AsRef<Path>) -> Result<()> {
         let plain = builder::plain(path.as_ref());
-        match self.ask("remove root", move |worker| worker.tracker.remove_root(&plain))? {
+        match self.ask("remove root", move |worker| worker.remove_root(&plain))? {
             true => Ok(()),
             false => {
                 let error = Error::text(ErrorKind::NotFound, "remove root", "it is no root of this tree");

@@ -138,14 +138,38 @@ impl Tracker {
             // It stays as it was said to be.
             return;
         }
-        self.remove_root(&path);
+        self.forget_root(&path);
         if let (Ok(()), Some(place), Some(root)) = (self.add_root(path), place, self.roots.pop()) {
             self.roots.insert(place, root);
         }
     }
 
-    /// Answers whether there was such a root.
-    pub(super) fn remove_root(&mut self, path: &[u8]) -> bool {
+    /// Answers whether there was such a root. Where it alone covered a directory that is another's too, what was reported of that
+    /// is not known from here on, and will be found if it is covered there: so it is reported as empty.
+    pub(super) fn remove_root(&mut self, path: &[u8], out: &mut Out<'_>) -> bool {
+        let root = self.roots.iter().find(|root| root.path == path);
+        let covering = root.filter(|root| self.nodes.get(root.node).state == State::Watched);
+        let twins = covering.map_or_else(Vec::new, |root| self.twins(root.node));
+        let removed = self.forget_root(path);
+        twins.into_iter().for_each(|twin| self.report_another(twin, out));
+        removed
+    }
+
+    /// Entries of other roots that are where this one is, and are not covered there.
+    fn twins(&self, root: Id) -> Vec<Id> {
+        let down = |at: Id, name: &OsStr| self.nodes.child(at, name.as_bytes());
+        let there = self
+            .others(root)
+            .filter_map(|(other, names)| names.iter().try_fold(other.node, down));
+        there
+            .filter(|&id| {
+                let node = self.nodes.get(id);
+                node.parent != NONE && matches!(node.state, State::Uncovered | State::Pending)
+            })
+            .collect()
+    }
+
+    fn forget_root(&mut self, path: &[u8]) -> bool {
         let Some(place) = self.roots.iter().position(|root| root.path == path) else {
             return false;
         };

@@ -107,6 +107,19 @@ impl Worker {
         self.tracker.look_for_missing();
     }
 
+    pub(super) fn remove_root(&mut self, path: &[u8]) -> bool {
+        let mut draft = self.begin();
+        let removed = self.tracker.remove_root(
+            path,
+            &mut Out {
+                draft: &mut draft,
+                memory: &mut self.memory,
+            },
+        );
+        self.hand_on(None, draft);
+        removed
+    }
+
     pub(super) fn refilter(&mut self) {
         let mut draft = self.begin();
         let roots: Vec<_> = self.tracker.roots.iter().map(|root| root.node).collect();
