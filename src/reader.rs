@@ -124,12 +124,15 @@ impl Reader {
         self.check_home()?;
         let shown = self.is_shown()?;
         let batch = self.wait_for(deadline);
-        let mut opened = Ok(());
-        if shown {
-            opened = self.gate.open(&self.source.fd);
-            self.show_rest();
+        if !shown {
+            return batch;
         }
-        self.behind(batch?, opened)
+        let opened = self.gate.open(&self.source.fd);
+        self.show_rest();
+        match opened {
+            Ok(()) => batch,
+            Err(cause) => self.behind(batch?, &cause),
+        }
     }
 
     fn wait_for(&mut self, deadline: Option<Instant>) -> Result<Option<EventBatch>> {
@@ -181,7 +184,10 @@ impl Reader {
         if shown {
             self.show_rest();
         }
-        self.behind(batch, gated)
+        match gated {
+            Ok(()) => Ok(batch),
+            Err(cause) => self.behind(batch, &cause),
+        }
     }
 
     fn is_shown(&mut self) -> Result<bool> {
@@ -193,18 +199,16 @@ impl Reader {
     }
 
     /// The batch that was taken, and behind it what has failed since.
-    fn behind(&mut self, batch: Option<EventBatch>, outcome: std::io::Result<()>) -> Result<Option<EventBatch>> {
-        match (outcome, batch) {
-            (Err(cause), None) => Err(self.failed(&cause)),
-            (Err(cause), batch) if !self.core.feed.queue.is_closed() => {
-                self.core
-                    .feed
-                    .queue
-                    .fail(Error::os(ErrorKind::ReaderFailed, WAIT, &cause), false);
-                Ok(batch)
-            }
-            (_, batch) => Ok(batch),
+    #[cold]
+    fn behind(&mut self, batch: Option<EventBatch>, cause: &std::io::Error) -> Result<Option<EventBatch>> {
+        if batch.is_none() {
+            return Err(self.failed(cause));
         }
+        let queue = &self.core.feed.queue;
+        if !queue.is_closed() {
+            queue.fail(Error::os(ErrorKind::ReaderFailed, WAIT, cause), false);
+        }
+        Ok(batch)
     }
 
     /// What tokio is to wait on, from now on.
