@@ -45,9 +45,8 @@ impl Worker {
     /// tried again and again because buffers are small.
     pub(super) fn catch_up_at_times(&mut self) {
         const BUFFERS: usize = 16;
-        const TIME: Duration = Duration::from_millis(5);
         self.busy += 1;
-        if self.busy >= BUFFERS && self.caught_up.elapsed() >= TIME {
+        if self.busy >= BUFFERS && self.caught_up.elapsed() >= AGAIN {
             self.catch_up();
             self.release();
         }
