@@ -42,21 +42,44 @@ impl Tracker {
         below.collect::<Vec<_>>().into_iter().for_each(|id| self.try_again(id));
     }
 
-    /// A directory is there that was not covered before. It may be where a root is that is forbidden, or above that: the
-    /// root is not told, as what was there has gone without a change of its permissions.
-    pub(super) fn try_forbidden_roots(&mut self) {
+    /// A directory is covered now that was not before. Roots that are forbidden, and to which it is on the way, are not told
+    /// of that, as what was there has gone without a change of its permissions.
+    pub(super) fn try_forbidden_roots(&mut self, at: Id) {
         if self.uncovered.is_empty() || self.roots.len() < 2 {
             return;
         }
-        let is_forbidden = |&id: &Id| {
+        let forbidden = self.uncovered_roots(|kind| kind == ErrorKind::PermissionDenied);
+        for root in forbidden {
+            let ways: Vec<_> = self.ways(root).collect();
+            let is_on_way = ways.iter().any(|way| way.contains(&at));
+            if is_on_way || ways.is_empty() {
+                // If it is on the way, barriers wait for that; by a link it may be.
+                self.stirred |= is_on_way;
+                self.look_again(root);
+            }
+        }
+    }
+
+    /// A directory goes. Roots to which it is on the way are missing now, whatever kept them from being covered.
+    pub(super) fn try_roots_behind(&mut self, at: Id) {
+        if self.uncovered.is_empty() || self.roots.len() < 2 {
+            return;
+        }
+        let refused = self.uncovered_roots(|kind| kind != ErrorKind::NotFound);
+        for root in refused {
+            if self.ways(root).any(|way| way.contains(&at)) {
+                self.stirred = true;
+                self.look_again(root);
+            }
+        }
+    }
+
+    fn uncovered_roots(&self, why: impl Fn(ErrorKind) -> bool) -> Vec<Id> {
+        let is_refused = |&id: &Id| {
             let error = self.uncovered.get(&id);
-            self.nodes.get(id).state == State::Uncovered
-                && error.is_some_and(|error| error.kind() == ErrorKind::PermissionDenied)
+            self.nodes.get(id).state == State::Uncovered && error.is_some_and(|error| why(error.kind()))
         };
-        let forbidden: Vec<_> = self.roots.iter().map(|root| root.node).filter(is_forbidden).collect();
-        // Barriers wait for that.
-        self.stirred |= !forbidden.is_empty();
-        forbidden.into_iter().for_each(|id| self.look_again(id));
+        self.roots.iter().map(|root| root.node).filter(is_refused).collect()
     }
 
     /// What is in the way of a directory may be gone.
@@ -85,6 +108,7 @@ impl Tracker {
     /// A root is not where it was.
     pub(super) fn root_gone(&mut self, root: Id, why: &'static str, out: &mut Out<'_>) {
         self.changed = true;
+        self.try_roots_behind(root);
         let wd = self.nodes.unwatch(root);
         if wd != 0 {
             self.releasing.push_back(wd);

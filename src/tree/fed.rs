@@ -401,6 +401,38 @@ fn a_missing_root_that_was_covered_since_is_not_looked_for() {
     assert!(!fed.tracker.has_work());
 }
 
+/// What the replay found: it was said to be forbidden for ever.
+#[test]
+fn a_root_that_was_refused_is_looked_at_when_what_is_on_the_way_to_it_goes() {
+    for code in [libc::EACCES, libc::ENOSPC] {
+        for (gone, looks) in [("a", true), ("b", true), ("c", false)] {
+            let mut fed = Fed::new(false, false);
+            let a = fed.dir(fed.root, "a", 2);
+            fed.tracker.nodes.add(a, b"inner").expect("room");
+            fed.dir(fed.root, "c", 3);
+            fed.tracker.add_root(b"/r/a/inner".to_vec()).expect("a root");
+            fed.tracker.pending.clear();
+            let inner = fed.tracker.roots[1].node;
+            fed.tracker.nodes.get_mut(inner).state = State::Uncovered;
+            fed.tracker.nodes.get_mut(inner).flags = 0;
+            fed.report(|tracker, out| tracker.refused(inner, "watch directory", code, out));
+            match gone {
+                // What replaces it is a file.
+                "b" => fed.feed(&[&[
+                    (ROOT, Mask::CREATE, 0, "b"),
+                    (ROOT, Mask::MOVED_FROM, 1, "b"),
+                    (ROOT, Mask::MOVED_TO, 1, "a"),
+                ]]),
+                gone => fed.feed(&[&[(ROOT, Mask::DELETE | DIR, 0, gone)]]),
+            };
+            let expected = if looks { State::Pending } else { State::Uncovered };
+            assert_eq!(fed.tracker.nodes.get(inner).state, expected, "{code} {gone}");
+            assert_eq!(fed.tracker.stirred, looks);
+            fed.assert_sound();
+        }
+    }
+}
+
 /// Where watches are few: what the root had reported was found and reported again when the other could cover it.
 #[test]
 fn what_a_root_alone_covered_is_void_when_it_goes() {
@@ -486,6 +518,8 @@ struct Look {
     /// None if none was found.
     wd: Option<i32>,
     listed: bool,
+    /// Its listing broke off with this errno.
+    broken: Option<i32>,
     link: bool,
 }
 
@@ -495,6 +529,7 @@ const JOB: Look = Look {
     name: "",
     wd: None,
     listed: true,
+    broken: None,
     link: false,
 };
 
@@ -509,9 +544,11 @@ fn crawl(looks: &[Look]) -> Crawl {
             node: look.node,
             name,
             files: (name.1, name.1),
-            outcome: look
-                .wd
-                .map_or(Outcome::Vanished, |wd| Outcome::Watched { wd, identity }),
+            outcome: match (look.wd, look.broken) {
+                (None, _) => Outcome::Vanished,
+                (Some(wd), None) => Outcome::Watched { wd, identity },
+                (Some(wd), Some(code)) => Outcome::Unlisted { wd, identity, code },
+            },
             listed: look.listed,
             link: look.link,
         });
@@ -600,6 +637,67 @@ fn what_is_exchanged_with_what_may_be_a_link_is_not_lost() {
         assert!(there || tracker.doubts.get(fed.root, b"b").is_some(), "{a:?} and {b:?}");
         fed.assert_sound();
     }
+}
+
+/// What was not listed to its end was taken for empty.
+#[test]
+fn a_listing_that_breaks_off_behind_a_loss_is_said_and_what_was_known_is_void() {
+    let mut fed = Fed::new(true, false);
+    let a = fed.dir(fed.root, "a", 2);
+    fed.dir(a, "inner", 3);
+    let root = Look {
+        node: fed.root,
+        name: "/r",
+        wd: Some(ROOT),
+        ..JOB
+    };
+    let broken = Look {
+        parent: 0,
+        name: "a",
+        wd: Some(2),
+        broken: Some(libc::EIO),
+        ..JOB
+    };
+    let recover = |fed: &mut Fed, looks: &[Look]| {
+        let changes = fed.report(|tracker, out| {
+            tracker.begin_recovery();
+            tracker.recover(&crawl(looks), out, |_| {});
+        });
+        fed.end_session();
+        fed.assert_sound();
+        changes
+    };
+    let of = |changes: &[OwnedChange]| {
+        let of = |change: &OwnedChange| (change.path(), change.mask(), change.uncovered().is_some());
+        changes.iter().map(of).collect::<Vec<_>>()
+    };
+    let whole = |path: Option<PathBuf>, mask| (path, mask | DIR, false);
+    let changes = recover(&mut fed, &[root, broken]);
+    let said = (path("/r/a"), DIR, true);
+    let void = [Mask::DELETE, Mask::CREATE].map(|mask| whole(path("/r/a"), mask));
+    assert_eq!(of(&changes), [void[0].clone(), void[1].clone(), said]);
+    assert_eq!(fed.tracker.uncovered.len(), 1);
+    // It can be read again.
+    let healed = Look { broken: None, ..broken };
+    let inner = Look {
+        parent: 1,
+        name: "inner",
+        wd: Some(3),
+        ..JOB
+    };
+    let changes = recover(&mut fed, &[root, healed, inner]);
+    assert_eq!(of(&changes), [whole(path("/r/a/inner"), Mask::CREATE)]);
+    assert!(fed.tracker.uncovered.is_empty());
+    // Of a root nothing can be said to be gone.
+    let root = Look {
+        broken: Some(libc::EIO),
+        ..root
+    };
+    let changes = recover(&mut fed, &[root]);
+    assert_eq!(
+        of(&changes),
+        [whole(path("/r/a"), Mask::DELETE), (path("/r"), DIR, true)]
+    );
 }
 
 /// What the replay with links found: the root was emptied, as if it lay in the directory that had been there.

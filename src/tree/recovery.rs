@@ -59,7 +59,7 @@ impl Tracker {
                             self.look_later(id);
                         }
                         (Outcome::Watched { .. } | Outcome::Unlisted { .. }, State::Watched) => {
-                            self.uncovered.remove(&id);
+                            self.listed(id, found.outcome, out);
                             self.take_files(crawl, number, id, out);
                         }
                         (Outcome::Filtered, State::Filtered) => {}
@@ -88,6 +88,8 @@ impl Tracker {
         let is_root = found.node != NONE;
         let node = *self.nodes.get(known);
         let same = match found.outcome {
+            // What is in it now is not known.
+            Outcome::Unlisted { .. } if !is_root => false,
             Outcome::Watched { wd, .. } | Outcome::Unlisted { wd, .. } => {
                 // A link that leads to a root has nothing of it.
                 let inner = self

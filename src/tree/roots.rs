@@ -270,7 +270,7 @@ impl Tracker {
     }
 
     /// What is known of the ways down to a root from others above it.
-    fn ways(&self, root: Id) -> impl Iterator<Item = Vec<Id>> {
+    pub(super) fn ways(&self, root: Id) -> impl Iterator<Item = Vec<Id>> {
         self.others(root).map(|(other, names)| {
             let below = names.iter().scan(other.node, |at, name| {
                 *at = self.nodes.child(*at, name.as_bytes())?;

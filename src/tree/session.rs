@@ -243,11 +243,8 @@ impl Tracker {
                     self.crossings.insert(id);
                 }
                 self.renew(id, out);
-                match found.outcome {
-                    Outcome::Unlisted { code, .. } => self.refused(id, "list directory", code, out),
-                    _ => drop(self.uncovered.remove(&id)),
-                }
-                self.try_forbidden_roots();
+                self.listed(id, found.outcome, out);
+                self.try_forbidden_roots(id);
                 self.take_files(crawl, number, id, out);
             }
             Outcome::Filtered => {
@@ -273,6 +270,14 @@ impl Tracker {
                 self.strayed.push(id);
             }
             Outcome::Vanished | Outcome::Lost => self.left_over.push((id, found.outcome)),
+        }
+    }
+
+    /// What is watched was listed, or that broke off.
+    pub(super) fn listed(&mut self, id: Id, outcome: Outcome, out: &mut Out<'_>) {
+        match outcome {
+            Outcome::Unlisted { code, .. } => self.refused(id, "list directory", code, out),
+            _ => drop(self.uncovered.remove(&id)),
         }
     }
 

@@ -415,6 +415,7 @@ impl Tracker {
 
     /// Forgets a directory and all below, and lets their watches go.
     pub(super) fn drop_subtree(&mut self, top: Id) {
+        self.try_roots_behind(top);
         self.drop_below(top);
         self.forget(top);
     }

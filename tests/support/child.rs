@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::ptr;
@@ -194,6 +195,34 @@ fn put(path: &std::ffi::CStr, text: &CString) -> io::Result<()> {
     // SAFETY: the bytes live through the call, which only reads them.
     let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
     done(written as libc::c_int).map(drop)
+}
+
+/// Does in a process of its own, which has none of our descriptors, what works in the child of a fork: no other thread is there.
+pub(crate) fn in_process(body: impl FnOnce()) {
+    // SAFETY: the child ends here. What it does until then are system calls, and allocations, which libc lets it make.
+    match unsafe { libc::fork() } {
+        0 => {
+            let first: libc::c_long = 3;
+            // SAFETY: no pointers are passed, and nobody here uses what is closed.
+            unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_long::from(u32::MAX), 0) };
+            let done = catch_unwind(AssertUnwindSafe(body));
+            // SAFETY: it is no pointer.
+            unsafe { libc::_exit(i32::from(done.is_err())) }
+        }
+        child => {
+            let mut status = -1;
+            // SAFETY: the status lives through the call.
+            while unsafe { libc::waitpid(child, &mut status, 0) } == -1 {
+                let error = io::Error::last_os_error();
+                assert_eq!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted,
+                    "no process, or not ours: {error}"
+                );
+            }
+            assert_eq!(status, 0, "a process failed");
+        }
+    }
 }
 
 /// Runs `body` on a thread that may do no more than anybody. If this process may do no more already, so be it.

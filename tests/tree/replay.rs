@@ -1,8 +1,9 @@
 //! The replay property: what the changes add up to is what is on the disk, and every directory there is watched once,
-//! under its path. It holds after any operations by any number of threads, with `Recovery::Diff` also across overflows.
+//! under its path. It holds after any operations by any number of threads and processes, with `Recovery::Diff` also across
+//! overflows.
 //!
-//! Each seed is one round: a random tree, some threads with some hundred random operations each, a random consumer. The
-//! number of seeds and the first of them can be chosen:
+//! Each seed is one round: a random tree, some threads or processes with some hundred random operations each, a random
+//! consumer. The number of seeds and the first of them can be chosen:
 //!
 //! ```sh
 //! RINGWATCH_SEEDS=10000 RINGWATCH_FIRST_SEED=1 cargo test --release --test tree replay -- --nocapture
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::round::run;
 use crate::setting::{Round, Second};
-use crate::support::child::{in_namespaces, mount_memory, unmount};
+use crate::support::child::{in_namespaces, in_process, mount_memory, unmount};
 use crate::support::skip;
 
 pub(crate) fn number(variable: &str) -> Option<u64> {
@@ -44,6 +45,10 @@ fn shrink(round: Round, fault: String) -> (Round, String) {
             },
             Round {
                 threads: at.threads - 1,
+                ..at.clone()
+            },
+            Round {
+                processes: false,
                 ..at.clone()
             },
             Round {
@@ -193,4 +198,13 @@ fn replaying_gives_what_is_there_where_watches_are_few() {
             ..Round::of(seed)
         }));
     });
+}
+
+#[test]
+fn what_a_process_does_is_done_and_that_it_fails_is_told() {
+    let dir = crate::round::place();
+    let file = dir.path().join("file");
+    in_process(|| std::fs::write(&file, "").expect("a file"));
+    assert!(file.exists());
+    catch_unwind(|| in_process(|| panic!("it fails"))).expect_err("that is told");
 }

@@ -549,3 +549,32 @@ fn a_forbidden_root_is_tried_again_when_another_directory_takes_its_place() {
     watched.settle();
     assert_watched_exactly(&root);
 }
+
+#[test]
+fn a_forbidden_root_whose_directory_goes_is_said_to_be_missing() {
+    type Goes = fn(&Path, &Path);
+    let ways: [Goes; 3] = [
+        |inner, _| fs::remove_dir(inner).unwrap(),
+        |inner, away| fs::rename(inner, away).unwrap(),
+        // With one above it.
+        |inner, away| fs::rename(inner.parent().unwrap(), away).unwrap(),
+    ];
+    for goes in ways {
+        let dir = tempdir().unwrap();
+        let (root, inner) = (dir.path().join("root"), dir.path().join("root/above/inner"));
+        fs::create_dir_all(&inner).unwrap();
+        fs::set_permissions(&inner, fs::Permissions::from_mode(0o000)).unwrap();
+        let mut watched = Watched::new(without_capabilities(|| Tree::new(&root).unwrap()));
+        watched.tree.add_root(&inner).unwrap();
+        watched.changes();
+        let kinds = |watched: &Watched| {
+            let uncovered = watched.tree.uncovered().into_iter();
+            uncovered.map(|one| (one.path, one.error.kind())).collect::<Vec<_>>()
+        };
+        let forbidden = (inner.clone(), ErrorKind::PermissionDenied);
+        assert_eq!(kinds(&watched), [forbidden.clone(), forbidden]);
+        goes(&inner, &dir.path().join("away"));
+        watched.changes();
+        assert_eq!(kinds(&watched), [(inner, ErrorKind::NotFound)]);
+    }
+}

@@ -19,7 +19,7 @@ use crate::deep::{far_below, make_all, reach};
 use crate::model::{Model, Node, Watched, difference, disk, disk_behind_links};
 use crate::setting::{Round, Second, is_root};
 use crate::support::PATIENCE;
-use crate::support::child::without_capabilities;
+use crate::support::child::{in_process, without_capabilities};
 use crate::support::kernel::{self, QueueLimit};
 
 /// Opens a tree whose kernel queue is this small. An instance keeps the limit it was made under.
@@ -102,7 +102,11 @@ pub(crate) fn run(round: &Round) -> Result<(), String> {
                 let (start, outside) = (&start, &outside);
                 scope.spawn(move || {
                     start.wait();
-                    acts.iter().for_each(|act| do_act(act, outside));
+                    let all = || acts.iter().for_each(|act| do_act(act, outside));
+                    match round.processes {
+                        true => in_process(all),
+                        false => all(),
+                    }
                 })
             })
             .collect();

@@ -38,6 +38,8 @@ pub(crate) struct Round {
     pub(crate) watches: Option<u64>,
     /// Links to directories are made, and followed.
     pub(crate) links: bool,
+    /// The operations are those of processes, not of threads.
+    pub(crate) processes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,12 +77,14 @@ impl Round {
             mounts: false,
             watches: None,
             links: false,
+            processes: false,
         };
         round.second = match random.below(10) {
             0 | 1 if !round.deep => Some(Second::Beside),
             2 => Some(Second::Within),
             _ => None,
         };
+        round.processes = random.one_in(3);
         round
     }
 }
