@@ -2,6 +2,8 @@
 //! kernel.
 
 use std::collections::HashSet;
+#[cfg(test)]
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::ahead::{Ahead, Partner};
@@ -45,6 +47,19 @@ pub(super) fn read(records: &[Raw]) -> Buffer {
     buffer
 }
 
+/// The one change of this kind: its path, and where that was before.
+#[cfg(test)]
+pub(super) fn one(changes: &[OwnedChange], mask: Mask) -> (Option<PathBuf>, Option<PathBuf>) {
+    let mut found = changes.iter().filter(|change| change.mask().contains(mask));
+    let change = found.next().expect("such a change");
+    assert!(found.next().is_none(), "{changes:?}");
+    (change.path(), change.renamed_from().map(Into::into))
+}
+
+#[cfg(test)]
+pub(super) fn path(text: &str) -> Option<PathBuf> {
+    Some(text.into())
+}
 /// A tracker, and what the worker keeps beside it.
 pub(super) struct Fed {
     pub(super) tracker: Tracker,

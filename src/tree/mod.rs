@@ -21,6 +21,10 @@ mod crawl;
 mod doubts;
 #[cfg(test)]
 mod fed;
+#[cfg(test)]
+mod fed_looks;
+#[cfg(test)]
+mod fed_roots;
 mod files;
 mod found;
 mod halves;
