@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use super::ahead::Partner;
 use super::batch::Draft;
@@ -40,6 +41,8 @@ impl Worker {
     pub(super) fn rename(&mut self, from: Seen<'_>, behind: usize, buffer: &Arc<Read>, draft: &mut Draft) {
         let (here, dir) = (self.ahead.first(), from.record.wd);
         let (mut marked, mut refused) = (None, 0);
+        // However many buffers come meanwhile, what was refused has its time.
+        let mut tried: Option<Instant> = None;
         // What was looked through is not looked through again.
         let mut unread = (here, behind);
         let partner = loop {
@@ -50,16 +53,17 @@ impl Worker {
                 Partner::Nowhere => break None,
                 Partner::Unread => unread = self.ahead.end(),
             }
-            if marked.is_none() {
+            if marked.is_none() && tried.is_none_or(|tried| tried.elapsed() >= AGAIN) {
                 marked = self.end_searches(dir, behind);
-            }
-            if marked.is_none() {
-                refused += 1;
-                self.make_room(refused == PATIENCE, draft);
-                // Without a marker there is no end to wait for. Should the other half come, it is taken for a newcomer.
-                if self.ended || refused > 2 * PATIENCE {
-                    break None;
+                tried = Some(Instant::now());
+                if marked.is_none() {
+                    refused += 1;
+                    self.make_room(refused == PATIENCE, draft);
                 }
+            }
+            // Without a marker there is no end to wait for. Should the other half come, it is taken for a newcomer.
+            if marked.is_none() && (self.ended || refused > 2 * PATIENCE) {
+                break None;
             }
             if !self.fetch_more(marked.is_some(), buffer, draft) {
                 break None;
