@@ -15,6 +15,8 @@ limit=$(sed 's/.*ringwatch_limit=\([0-9]*\).*/\1/' /proc/cmdline)
 cd /tmp || poweroff -f
 exec < /dev/null > /dev/ttyS0 2>&1
 stty -opost < /dev/ttyS0
+# In a line of its own, whatever the kernel was writing.
+printf '\njob begins\n' > /dev/ttyS1
 timeout "$limit" sh /job
 echo "exit-status=$? kernel=$(uname -r)" > /dev/ttyS1
 poweroff -f

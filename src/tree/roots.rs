@@ -104,9 +104,11 @@ impl Tracker {
         let node = match (shared, &file) {
             (Some(root), Some(name)) => {
                 let node = root.node;
-                // Of what is watched already, only this name is to be looked at, unless it is another root already.
-                if !self.is_single(node, name) {
-                    self.doubts.put(node, name);
+                match self.nodes.get(node).state {
+                    // Only this name is to be looked at, unless it is another root already.
+                    State::Watched if self.is_single(node, name) => {}
+                    State::Watched => self.doubts.put(node, name),
+                    _ => self.look_again(node),
                 }
                 node
             }
@@ -346,13 +348,50 @@ impl Tracker {
 
     /// The directory of a file is to be covered as a whole, by another root: it gives its watch to that.
     pub(super) fn yield_singles(&mut self, root: Id, to: Id) {
-        self.nodes.unwatch(root);
+        // That takes it, unless it goes before.
+        self.releasing.push_back(self.nodes.unwatch(root));
         self.files.remove_all(&mut self.nodes, root);
+        self.doubts.remove_all(root);
+        for known in self.roots.iter_mut().filter(|known| known.within == Some(root)) {
+            known.within = Some(to);
+        }
         self.covered_within(root, to);
         self.has_singles = self
             .roots
             .iter()
             .any(|root| root.file.is_some() && root.within.is_none());
+    }
+
+    /// The directory of a file is watched already for others, which call it by another path. It is told of under its own.
+    pub(super) fn share_singles(&mut self, root: Id, by: Id) {
+        let is_new = |known: &&Root| known.node == root && known.within != Some(by);
+        let files = self.roots.iter().filter(is_new).filter_map(|known| known.file.clone());
+        for file in files.collect::<Vec<_>>() {
+            if !self.is_single(by, &file) {
+                // Barriers wait for that.
+                self.stirred = true;
+                self.doubts.put(by, &file);
+            }
+        }
+        self.covered_within(root, by);
+    }
+
+    /// Under which directory an entry is told of, where one is watched for some of its entries only.
+    pub(super) fn told_under(&self, dir: Id, name: &[u8]) -> Id {
+        if self.nodes.get(dir).flags & SINGLES == 0 {
+            return dir;
+        }
+        self.singles_of(dir)
+            .find(|root| root.file.as_deref() == Some(name))
+            .map_or(dir, |root| root.node)
+    }
+
+    /// The files that a directory is watched for, also those that call it by another path.
+    fn singles_of(&self, dir: Id) -> impl Iterator<Item = &Root> {
+        let is_shared = self.nodes.get(dir).flags & SINGLES != 0;
+        self.roots
+            .iter()
+            .filter(move |root| root.file.is_some() && (root.node == dir || is_shared && root.within == Some(dir)))
     }
 
     /// A directory goes: what it covered must be looked at itself.
@@ -381,8 +420,7 @@ impl Tracker {
 
     /// The entries that a directory is watched for.
     pub(super) fn singles(&self, dir: Id) -> Vec<Vec<u8>> {
-        let here = self.roots.iter().filter(|root| root.node == dir);
-        let mut names: Vec<_> = here.filter_map(|root| root.file.clone()).collect();
+        let mut names: Vec<_> = self.singles_of(dir).filter_map(|root| root.file.clone()).collect();
         // By a link, two may be one file.
         names.sort();
         names.dedup();
@@ -424,9 +462,7 @@ impl Tracker {
 
     /// Whether an entry of a directory is one of those it is watched for.
     pub(super) fn is_single(&self, dir: Id, name: &[u8]) -> bool {
-        self.roots
-            .iter()
-            .any(|root| root.node == dir && root.file.as_deref() == Some(name))
+        self.singles_of(dir).any(|root| root.file.as_deref() == Some(name))
     }
 
     /// Missing roots that are there now are to be looked at. Answers whether there are any that are not.

@@ -202,6 +202,10 @@ impl Tracker {
             Outcome::Watched { wd, identity } | Outcome::Unlisted { wd, identity, .. } => {
                 match self.nodes.by_wd(wd) {
                     Some(other) if other != id && self.nodes.get(other).flags & SINGLES != 0 => {
+                        if self.nodes.get(id).flags & SINGLES != 0 {
+                            ids[number] = NONE;
+                            return self.share_singles(id, other);
+                        }
                         self.yield_singles(other, id);
                         self.left_over.push((id, found.outcome));
                         self.changed = true;

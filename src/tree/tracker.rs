@@ -361,6 +361,7 @@ impl Tracker {
         if !self.wants(mask) && !unmounted {
             return;
         }
+        let dir = self.told_under(dir, seen.name());
         let dir = out.draft.dir(&mut self.nodes, out.memory, dir);
         let plain = extra.from.is_none() && !extra.moved_out;
         match seen.at {
@@ -377,6 +378,7 @@ impl Tracker {
     /// Reports what was found by looking, if it is wanted.
     pub(super) fn report(&mut self, dir: Id, name: &[u8], mask: Mask, out: &mut Out<'_>) {
         if self.wants(mask) && !self.blind {
+            let dir = self.told_under(dir, name);
             let dir = out.draft.dir(&mut self.nodes, out.memory, dir);
             let extra = Extra {
                 mask: mask.bits(),

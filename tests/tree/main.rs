@@ -18,6 +18,7 @@ mod mounts;
 mod one_cpu;
 mod overflow;
 mod replay;
+mod root_files;
 mod root_links;
 mod roots;
 mod round;

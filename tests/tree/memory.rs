@@ -10,8 +10,9 @@ use crate::model::Watched;
 use crate::round::place;
 use crate::scenarios::paths;
 
-const DIRECTORIES: usize = 2_000;
-const FILES: usize = 8_000;
+/// As many as a machine with little memory has inodes for.
+const DIRECTORIES: usize = 1_000;
+const FILES: usize = 4_000;
 
 /// Forty directories with the others in them, and four files in each.
 fn plant(root: &Path) {

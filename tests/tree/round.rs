@@ -104,7 +104,7 @@ pub(crate) fn run(round: &Round) -> Result<(), String> {
                     start.wait();
                     let all = || acts.iter().for_each(|act| do_act(act, outside));
                     match round.processes {
-                        true => in_process(all),
+                        true => assert!(in_process(all), "operations do not panic"),
                         false => all(),
                     }
                 })
