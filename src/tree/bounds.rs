@@ -151,7 +151,9 @@ fn a_directory_with_many_names_in_doubt_that_nobody_can_tell_about_is_laid_down(
         let changes = fed.report(|tracker, out| {
             tracker.begin_session(true);
             let probes = tracker.probes();
-            probes.iter().for_each(|probe| tracker.probe_forbidden(probe, out));
+            probes
+                .iter()
+                .for_each(|probe| tracker.probe_refused(probe, libc::EACCES, out));
             tracker.take_in(&Crawl::default(), out, |_| {});
         });
         fed.end_session();

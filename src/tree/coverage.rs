@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::nodes::{Id, LISTED, NONE, State};
+use super::roots::Root;
 use super::session::MOST_FORBIDDEN;
 use super::tracker::{Out, Tracker};
 use crate::error::{Error, ErrorKind};
@@ -42,17 +43,13 @@ impl Tracker {
         below.collect::<Vec<_>>().into_iter().for_each(|id| self.try_again(id));
     }
 
-    /// A directory is covered now that was not before. Roots that are forbidden, and to which it is on the way, are not told
-    /// of that, as what was there has gone without a change of its permissions.
-    pub(super) fn try_forbidden_roots(&mut self, at: Id) {
-        if self.uncovered.is_empty() || self.roots.len() < 2 {
-            return;
-        }
-        let forbidden = self.uncovered_roots(|kind| kind == ErrorKind::PermissionDenied);
-        for root in forbidden {
+    /// A directory is covered now that was not before. Roots that were refused, and to which it is on the way, are not told of
+    /// that: what was there may have gone without a change of its permissions, and what is watched costs no watch.
+    pub(super) fn try_refused_roots(&mut self, at: Id) {
+        for (root, why) in self.refused_roots() {
             let ways: Vec<_> = self.ways(root).collect();
             let is_on_way = ways.iter().any(|way| way.contains(&at));
-            if is_on_way || ways.is_empty() {
+            if is_on_way || ways.is_empty() && why == ErrorKind::PermissionDenied {
                 // If it is on the way, barriers wait for that; by a link it may be.
                 self.stirred |= is_on_way;
                 self.look_again(root);
@@ -60,13 +57,22 @@ impl Tracker {
         }
     }
 
-    /// A directory goes. Roots to which it is on the way are missing now, whatever kept them from being covered.
-    pub(super) fn try_roots_behind(&mut self, at: Id) {
-        if self.uncovered.is_empty() || self.roots.len() < 2 {
+    /// A root is covered now by itself: so may be what is there in other roots.
+    pub(super) fn try_refused_twins(&mut self, root: Id) {
+        if self.uncovered.is_empty() || self.roots.len() < 2 || self.nodes.get(root).parent != NONE {
             return;
         }
-        let refused = self.uncovered_roots(|kind| kind != ErrorKind::NotFound);
-        for root in refused {
+        for twin in self.twins(root) {
+            if self.nodes.get(twin).state == State::Uncovered {
+                self.stirred = true;
+                self.look_again(twin);
+            }
+        }
+    }
+
+    /// A directory goes. Roots to which it is on the way are missing now, whatever kept them from being covered.
+    pub(super) fn try_roots_behind(&mut self, at: Id) {
+        for (root, _) in self.refused_roots() {
             if self.ways(root).any(|way| way.contains(&at)) {
                 self.stirred = true;
                 self.look_again(root);
@@ -74,20 +80,25 @@ impl Tracker {
         }
     }
 
-    fn uncovered_roots(&self, why: impl Fn(ErrorKind) -> bool) -> Vec<Id> {
-        let is_refused = |&id: &Id| {
-            let error = self.uncovered.get(&id);
-            self.nodes.get(id).state == State::Uncovered && error.is_some_and(|error| why(error.kind()))
+    /// Roots that are there and not covered, and why. None if no other root can tell of them.
+    fn refused_roots(&self) -> Vec<(Id, ErrorKind)> {
+        if self.uncovered.is_empty() || self.roots.len() < 2 {
+            return Vec::new();
+        }
+        let refused = |root: &Root| {
+            let why = self.uncovered.get(&root.node)?.kind();
+            let is_there = self.nodes.get(root.node).state == State::Uncovered && why != ErrorKind::NotFound;
+            is_there.then_some((root.node, why))
         };
-        self.roots.iter().map(|root| root.node).filter(is_refused).collect()
+        self.roots.iter().filter_map(refused).collect()
     }
 
     /// What is in the way of a directory may be gone.
     pub(super) fn try_again(&mut self, id: Id) {
-        if self.nodes.get(id).state != State::Watched || self.doubts.forbidden(id) == 0 {
+        if self.nodes.get(id).state != State::Watched {
             return self.look_again(id);
         }
-        // It is covered, but for what is in doubt.
+        // It is covered, but for what nobody could tell.
         self.uncovered.remove(&id);
         self.doubts.open_forbidden(id);
     }

@@ -1,6 +1,7 @@
 //! Tests of the state machine: fed with records as the kernel would write them, without a disk or a kernel.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -189,6 +190,31 @@ fn what_is_renamed_back_behind_a_session_was_not_exchanged() {
             assert!(fed.tracker.has_work());
         }
         fed.assert_sound();
+    }
+}
+
+/// A consumer who is slow keeps the second half from being read, or what was read from being applied.
+#[test]
+fn the_second_half_of_an_exchange_may_be_read_however_late() {
+    for all_was_read in [false, true] {
+        let mut fed = Fed::new(false, false);
+        fed.dir(fed.root, "a", 2);
+        fed.dir(fed.root, "b", 3);
+        let pair = |cookie, from, to| {
+            [
+                (ROOT, Mask::MOVED_FROM | DIR, cookie, from),
+                (ROOT, Mask::MOVED_TO | DIR, cookie, to),
+            ]
+        };
+        fed.feed(&[&pair(7, "a", "b")]);
+        if all_was_read {
+            fed.tracker.swaps.rest();
+        }
+        fed.tracker.swaps.age(Duration::from_secs(10));
+        fed.feed(&[&pair(8, "b", "a")]);
+        let doubt = fed.tracker.doubts.get(fed.root, b"b");
+        assert_eq!(doubt.is_some(), !all_was_read);
+        assert_eq!(fed.tracker.nodes.by_wd(2).is_some(), all_was_read);
     }
 }
 

@@ -19,8 +19,8 @@ struct Look {
     /// None if none was found.
     wd: Option<i32>,
     listed: bool,
-    /// Its listing broke off with this errno.
-    broken: Option<i32>,
+    /// If it was found otherwise.
+    otherwise: Option<Outcome>,
     link: bool,
 }
 
@@ -30,26 +30,33 @@ const JOB: Look = Look {
     name: "",
     wd: None,
     listed: true,
-    broken: None,
+    otherwise: None,
     link: false,
 };
+
+const SOME: Identity = Identity { device: 1, inode: 1 };
+
+/// It was watched, and its listing broke off.
+const fn broken(wd: i32) -> Option<Outcome> {
+    Some(Outcome::Unlisted {
+        wd,
+        identity: SOME,
+        code: libc::EIO,
+    })
+}
 
 fn crawl(looks: &[Look]) -> Crawl {
     let mut part = Part::default();
     for (number, look) in (0..).zip(looks) {
         let name = part.put(look.name.as_bytes());
-        let identity = Identity { device: 1, inode: 1 };
+        let watched = |wd| Outcome::Watched { wd, identity: SOME };
         part.found.push(Found {
             number,
             parent: look.parent,
             node: look.node,
             name,
             files: (name.1, name.1),
-            outcome: match (look.wd, look.broken) {
-                (None, _) => Outcome::Vanished,
-                (Some(wd), None) => Outcome::Watched { wd, identity },
-                (Some(wd), Some(code)) => Outcome::Unlisted { wd, identity, code },
-            },
+            outcome: look.otherwise.or(look.wd.map(watched)).unwrap_or(Outcome::Vanished),
             listed: look.listed,
             link: look.link,
         });
@@ -152,11 +159,11 @@ fn a_listing_that_breaks_off_behind_a_loss_is_said_and_what_was_known_is_void() 
         wd: Some(ROOT),
         ..JOB
     };
-    let broken = Look {
+    let broken_off = Look {
         parent: 0,
         name: "a",
         wd: Some(2),
-        broken: Some(libc::EIO),
+        otherwise: broken(2),
         ..JOB
     };
     let recover = |fed: &mut Fed, looks: &[Look]| {
@@ -173,13 +180,16 @@ fn a_listing_that_breaks_off_behind_a_loss_is_said_and_what_was_known_is_void() 
         changes.iter().map(of).collect::<Vec<_>>()
     };
     let whole = |path: Option<PathBuf>, mask| (path, mask | DIR, false);
-    let changes = recover(&mut fed, &[root, broken]);
+    let changes = recover(&mut fed, &[root, broken_off]);
     let said = (path("/r/a"), DIR, true);
     let void = [Mask::DELETE, Mask::CREATE].map(|mask| whole(path("/r/a"), mask));
     assert_eq!(of(&changes), [void[0].clone(), void[1].clone(), said]);
     assert_eq!(fed.tracker.uncovered.len(), 1);
     // It can be read again.
-    let healed = Look { broken: None, ..broken };
+    let healed = Look {
+        otherwise: None,
+        ..broken_off
+    };
     let inner = Look {
         parent: 1,
         name: "inner",
@@ -191,7 +201,7 @@ fn a_listing_that_breaks_off_behind_a_loss_is_said_and_what_was_known_is_void() 
     assert!(fed.tracker.uncovered.is_empty());
     // Of a root nothing can be said to be gone.
     let root = Look {
-        broken: Some(libc::EIO),
+        otherwise: broken(ROOT),
         ..root
     };
     let changes = recover(&mut fed, &[root]);
@@ -199,6 +209,107 @@ fn a_listing_that_breaks_off_behind_a_loss_is_said_and_what_was_known_is_void() 
         of(&changes),
         [whole(path("/r/a"), Mask::DELETE), (path("/r"), DIR, true)]
     );
+}
+
+/// It was listed again with what was known of it, and all that was there twice.
+#[test]
+fn what_is_in_a_directory_whose_listing_broke_off_is_told_once_when_it_can_be_listed() {
+    for again in [false, true] {
+        let mut fed = Fed::new(false, false);
+        fed.feed(&[&[(ROOT, Mask::CREATE | DIR, 0, "a")]]);
+        let a = fed.tracker.nodes.child(fed.root, b"a").expect("it is new");
+        let look = |fed: &mut Fed, otherwise| {
+            let looks = [
+                Look {
+                    node: a,
+                    wd: Some(2),
+                    otherwise,
+                    ..JOB
+                },
+                Look {
+                    parent: 0,
+                    name: "below",
+                    wd: Some(3),
+                    ..JOB
+                },
+            ];
+            let changes = fed.report(|tracker, out| {
+                tracker.begin_session(true);
+                tracker.jobs();
+                tracker.take_in(&crawl(&looks), out, |_| {});
+            });
+            fed.end_session();
+            fed.assert_sound();
+            changes
+        };
+        let tries = if again { 2 } else { 1 };
+        for number in 0..tries {
+            let changes = look(&mut fed, broken(2));
+            // It is said once.
+            assert_eq!(changes.len(), usize::from(number == 0), "{changes:?}");
+            assert_eq!(fed.tracker.nodes.by_wd(3), None);
+            fed.tracker.try_again(a);
+        }
+        let changes = look(&mut fed, None);
+        assert_eq!(one(&changes, Mask::CREATE | DIR).0, path("/r/a/below"));
+        assert!(fed.tracker.uncovered.is_empty());
+        assert!(fed.tracker.is_calm());
+        assert_eq!(fed.tracker.nodes.children(a).count(), 1);
+    }
+}
+
+#[test]
+fn a_root_where_another_file_system_is_mounted_is_looked_at_for_itself() {
+    let mut fed = Fed::new(false, false);
+    let m = fed.dir(fed.root, "m", 2);
+    fed.tracker.add_root(b"/r/m".to_vec()).expect("a root");
+    let inner = fed.tracker.roots[1].node;
+    fed.tracker.covered_within(inner, m);
+    fed.report(|tracker, out| tracker.unsettle(m, out));
+    let foreign = Look {
+        node: m,
+        otherwise: Some(Outcome::Foreign),
+        ..JOB
+    };
+    fed.report(|tracker, out| {
+        tracker.begin_session(true);
+        tracker.jobs();
+        tracker.take_in(&crawl(&[foreign]), out, |_| {});
+    });
+    assert_eq!(fed.tracker.nodes.get(inner).state, State::Pending);
+    assert!(fed.tracker.has_work());
+}
+
+/// Below the root that takes it, a directory has another path, for which the filter was not asked.
+#[test]
+fn a_root_that_another_takes_is_filtered_by_its_new_paths() {
+    let mut fed = Fed::new(false, false);
+    fed.tracker.add_root(b"/r/m".to_vec()).expect("a root");
+    let inner = fed.tracker.roots[1].node;
+    fed.tracker.nodes.watch(inner, 2);
+    fed.tracker.pending.clear();
+    let [x, y] = [b"x", b"y"].map(|name| fed.tracker.nodes.add(inner, name).expect("room"));
+    fed.tracker.nodes.get_mut(x).state = State::Filtered;
+    fed.tracker.nodes.watch(y, 3);
+    // As it was: all but `x`, of which `y` is no part.
+    let filter = |path: &std::path::Path| !["x", "m/y"].map(std::path::Path::new).contains(&path);
+    fed.tracker.manner.filter = Some(std::sync::Arc::new(filter));
+    fed.feed(&[&[(ROOT, Mask::CREATE | DIR, 0, "m")]]);
+    let m = fed.tracker.nodes.child(fed.root, b"m").expect("it is new");
+    let look = Look {
+        node: m,
+        wd: Some(2),
+        listed: false,
+        ..JOB
+    };
+    fed.report(|tracker, out| {
+        tracker.begin_session(true);
+        tracker.jobs();
+        tracker.take_in(&crawl(&[look]), out, |_| {});
+    });
+    assert_eq!(fed.tracker.nodes.child(fed.root, b"m"), Some(inner));
+    let states = [x, y].map(|id| fed.tracker.nodes.get(id).state);
+    assert_eq!(states, [State::Pending, State::Filtered]);
 }
 
 /// What the replay with links found: the root was emptied, as if it lay in the directory that had been there.

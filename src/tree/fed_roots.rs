@@ -103,7 +103,7 @@ fn a_missing_root_that_was_covered_since_is_not_looked_for() {
 #[test]
 fn a_root_that_was_refused_is_looked_at_when_what_is_on_the_way_to_it_goes() {
     for code in [libc::EACCES, libc::ENOSPC] {
-        for (gone, looks) in [("a", true), ("b", true), ("c", false)] {
+        for (gone, looks) in [("a", true), ("moved", true), ("b", true), ("c", false)] {
             let mut fed = Fed::new(false, false);
             let a = fed.dir(fed.root, "a", 2);
             fed.tracker.nodes.add(a, b"inner").expect("room");
@@ -115,6 +115,11 @@ fn a_root_that_was_refused_is_looked_at_when_what_is_on_the_way_to_it_goes() {
             fed.tracker.nodes.get_mut(inner).flags = 0;
             fed.report(|tracker, out| tracker.refused(inner, "watch directory", code, out));
             match gone {
+                // With all that is in it.
+                "moved" => fed.feed(&[&[
+                    (ROOT, Mask::MOVED_FROM | DIR, 1, "a"),
+                    (ROOT, Mask::MOVED_TO | DIR, 1, "d"),
+                ]]),
                 // What replaces it is a file.
                 "b" => fed.feed(&[&[
                     (ROOT, Mask::CREATE, 0, "b"),
@@ -205,4 +210,42 @@ fn a_root_in_another_waits_for_what_is_told_on_the_way_to_it() {
     fed.feed(&[&[(3, Mask::CREATE | DIR, 0, "b")]]);
     assert!(!fed.tracker.only_probes(inner));
     fed.assert_sound();
+}
+
+/// One watch was free for two, and what was refused it was never looked at again, though it is the same directory.
+#[test]
+fn of_a_root_and_the_same_directory_in_another_both_are_covered_with_one_watch() {
+    for root_first in [true, false] {
+        let mut fed = Fed::new(false, false);
+        let m = fed.tracker.nodes.add(fed.root, b"m").expect("room");
+        fed.tracker.add_root(b"/r/m".to_vec()).expect("a root");
+        fed.tracker.pending.clear();
+        let inner = fed.tracker.roots[1].node;
+        for id in [m, inner] {
+            fed.tracker.nodes.get_mut(id).flags = 0;
+            fed.tracker.nodes.get_mut(id).state = State::Uncovered;
+            fed.report(|tracker, out| tracker.refused(id, "watch directory", libc::ENOSPC, out));
+        }
+        let (first, other) = if root_first { (inner, m) } else { (m, inner) };
+        fed.tracker.look_again(first);
+        for _ in 0..3 {
+            let pending = [first, other]
+                .into_iter()
+                .find(|&id| fed.tracker.nodes.get(id).state == State::Pending);
+            let Some(id) = pending else { break };
+            fed.report(|tracker, out| {
+                tracker.begin_session(true);
+                tracker.jobs();
+                let is_known = tracker.nodes.by_wd(8).is_some();
+                tracker.take_in(&found(id, 8, !is_known), out, |_| {});
+            });
+            fed.end_session();
+        }
+        assert!(fed.tracker.uncovered.is_empty(), "{:?}", fed.tracker.uncovered);
+        assert_eq!(
+            fed.tracker.nodes.by_wd(8).map(|id| fed.tracker.nodes.get(id).parent),
+            Some(fed.root)
+        );
+        fed.assert_sound();
+    }
 }

@@ -115,7 +115,7 @@ impl Worker {
             } else {
                 0
             };
-            let none_left = self.ahead.pooled() + kept >= self.shared.core.feed.pool.buffers();
+            let none_left = self.ahead.pooled() + kept >= self.most_read();
             let none_left = none_left && !self.ahead.spare_one(self.most_copied);
             if self.fetch() {
                 return true;

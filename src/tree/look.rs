@@ -79,14 +79,15 @@ impl<'a> Looker<'a> {
                 found.outcome = Outcome::Watched { wd, identity };
                 if let Some(singles) = &work.singles {
                     found.listed = true;
-                    self.find_singles(&dir, singles);
+                    if let Err(error) = self.find_singles(&dir, singles) {
+                        found.outcome = broken(wd, identity, &error);
+                    }
                     found.files.1 = self.part.text.len();
                 } else if !work.probe && !(shared.known)(wd) && shared.is_first(wd) {
                     found.listed = true;
                     counts.watches.fetch_add(1, Ordering::Relaxed);
                     if let Err(error) = self.list(&dir, work) {
-                        let code = error.raw_os_error().unwrap_or(libc::EIO);
-                        found.outcome = Outcome::Unlisted { wd, identity, code };
+                        found.outcome = broken(wd, identity, &error);
                     }
                     found.files.1 = self.part.text.len();
                     self.go_below(dir, identity, work);
@@ -108,14 +109,19 @@ impl<'a> Looker<'a> {
         self.part.found.push(found);
     }
 
-    fn find_singles(&mut self, dir: &Dir, names: &[Vec<u8>]) {
+    fn find_singles(&mut self, dir: &Dir, names: &[Vec<u8>]) -> io::Result<()> {
         let manner = self.shared.manner;
         for name in names.iter().filter(|_| manner.names) {
-            if let Ok(status) = dir.status_of(name) {
-                let known = manner.fingerprints.then(|| fingerprint(&status, now()));
-                self.put_file(name, known.unwrap_or(UNKNOWN));
+            match dir.status_of(name) {
+                Ok(status) => {
+                    let known = manner.fingerprints.then(|| fingerprint(&status, now()));
+                    self.put_file(name, known.unwrap_or(UNKNOWN));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
     fn put_file(&mut self, name: &[u8], fingerprint: Fingerprint) {
@@ -165,6 +171,7 @@ impl<'a> Looker<'a> {
     fn list(&mut self, dir: &Dir, work: &Work) -> io::Result<()> {
         let mut room = std::mem::take(&mut self.room);
         let mut relative = false;
+        let mut broke_off = Ok(());
         let listed = loop {
             match dir.read(&mut room) {
                 Ok(0) => break Ok(()),
@@ -175,7 +182,13 @@ impl<'a> Looker<'a> {
                             work.above.write_relative(work.name, &mut self.relative);
                             relative = true;
                         }
-                        self.take(entry.kind, entry.name, dir, now);
+                        if let Err(error) = self.take(entry.kind, entry.name, dir, now) {
+                            broke_off = Err(error);
+                            break;
+                        }
+                    }
+                    if broke_off.is_err() {
+                        break broke_off;
                     }
                 }
                 // Removed while it was open.
@@ -187,7 +200,8 @@ impl<'a> Looker<'a> {
         listed
     }
 
-    fn take(&mut self, mut kind: Kind, name: &CStr, dir: &Dir, now: Duration) {
+    /// An error if it can't be told what it is.
+    fn take(&mut self, mut kind: Kind, name: &CStr, dir: &Dir, now: Duration) -> io::Result<()> {
         let manner = self.shared.manner;
         let mut status = None;
         if kind == Kind::Unknown || manner.fingerprints && kind != Kind::Dir {
@@ -197,7 +211,8 @@ impl<'a> Looker<'a> {
                     status = Some(found);
                 }
                 // Gone meanwhile, which an event says.
-                Err(_) if kind == Kind::Unknown => return,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && kind == Kind::Unknown => return Ok(()),
+                Err(error) if kind == Kind::Unknown => return Err(error),
                 Err(_) => {}
             }
         }
@@ -222,6 +237,7 @@ impl<'a> Looker<'a> {
                 link,
             });
         }
+        Ok(())
     }
 
     /// What was listed is to be looked at next, in the order of the listing.
@@ -251,6 +267,12 @@ impl<'a> Looker<'a> {
         self.stack[place..].reverse();
         self.names.clear();
     }
+}
+
+/// A listing that was not to be had whole.
+fn broken(wd: i32, identity: Identity, error: &io::Error) -> Outcome {
+    let code = error.raw_os_error().unwrap_or(libc::EIO);
+    Outcome::Unlisted { wd, identity, code }
 }
 
 fn now() -> Duration {

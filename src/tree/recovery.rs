@@ -54,12 +54,12 @@ impl Tracker {
                     let state = self.nodes.get(id).state;
                     self.nodes.get_mut(id).flags &= !CONFIRMED;
                     match (found.outcome, state) {
-                        (Outcome::Watched { .. } | Outcome::Unlisted { .. }, State::Watched) if !found.listed => {
+                        (Outcome::Watched { .. }, State::Watched) if !found.listed => {
                             ids[number] = NONE;
                             self.look_later(id);
                         }
-                        (Outcome::Watched { .. } | Outcome::Unlisted { .. }, State::Watched) => {
-                            self.listed(id, found.outcome, out);
+                        (Outcome::Watched { .. }, State::Watched) => {
+                            self.uncovered.remove(&id);
                             self.take_files(crawl, number, id, out);
                         }
                         (Outcome::Filtered, State::Filtered) => {}
@@ -88,9 +88,7 @@ impl Tracker {
         let is_root = found.node != NONE;
         let node = *self.nodes.get(known);
         let same = match found.outcome {
-            // What is in it now is not known.
-            Outcome::Unlisted { .. } if !is_root => false,
-            Outcome::Watched { wd, .. } | Outcome::Unlisted { wd, .. } => {
+            Outcome::Watched { wd, .. } => {
                 // A link that leads to a root has nothing of it.
                 let inner = self
                     .nodes
@@ -109,6 +107,7 @@ impl Tracker {
                 node.wd == wd || node.wd == 0 && (alias || is_root || inner.is_some() || self.nodes.by_wd(wd).is_none())
             }
             Outcome::Vanished => false,
+            // What is in one that is watched and can't be looked at is not known.
             _ => node.wd == 0,
         };
         if !is_root && (!same || found.link != self.is_link(known)) {
@@ -156,9 +155,6 @@ impl Tracker {
             return;
         }
         for (number, &id) in ids.iter().enumerate().filter(|&(_, &id)| id != NONE) {
-            if matches!(crawl.found(number).outcome, Outcome::Unlisted { .. }) {
-                continue;
-            }
             let listed: HashSet<&[u8]> = crawl.files(number).map(|(name, _)| name).collect();
             let known = self.files.of(&self.nodes, id);
             let gone: Vec<Box<[u8]>> = known.filter(|name| !listed.contains(name)).map(Into::into).collect();

@@ -53,6 +53,7 @@ impl Tracker {
         if fresh
             && !self.shadow
             && let Some(old) = self.nodes.by_wd(from.record.wd)
+            && self.nodes.get(old).flags & SINGLES == 0
             && self.nodes.child(old, from.name()).is_none()
             && !self.files.contains(old, from.name())
         {
@@ -190,6 +191,7 @@ impl Tracker {
             let known = known.unwrap_or(UNKNOWN);
             self.files.put(&mut self.nodes, new, to.name(), known);
         }
+        self.try_roots_behind(node);
         self.emit_pair_around((from, old), (to, new), out, |tracker| {
             tracker.nodes.relink(node, new, to.name());
         });

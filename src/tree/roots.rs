@@ -158,7 +158,7 @@ impl Tracker {
     }
 
     /// Entries of other roots that are where this one is, and are not covered there.
-    fn twins(&self, root: Id) -> Vec<Id> {
+    pub(super) fn twins(&self, root: Id) -> Vec<Id> {
         let down = |at: Id, name: &OsStr| self.nodes.child(at, name.as_bytes());
         let there = self
             .others(root)

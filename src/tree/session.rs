@@ -63,10 +63,10 @@ impl Tracker {
         self.doubts.answer(probe.dir, &probe.name, Answer::Lost);
     }
 
-    /// Nobody can tell until its directory may be searched.
-    pub(super) fn probe_forbidden(&mut self, probe: &Probe, out: &mut Out<'_>) {
+    /// Nobody can tell until its directory may be searched, or whatever else is in the way has gone.
+    pub(super) fn probe_refused(&mut self, probe: &Probe, code: i32, out: &mut Out<'_>) {
         self.doubts.answer(probe.dir, &probe.name, Answer::Forbidden);
-        self.refused(probe.dir, "look into directory", libc::EACCES, out);
+        self.refused(probe.dir, "look into directory", code, out);
         if self.doubts.forbidden(probe.dir) == MOST_FORBIDDEN {
             self.overfull.push(probe.dir);
         }
@@ -199,7 +199,7 @@ impl Tracker {
             None
         };
         match found.outcome {
-            Outcome::Watched { wd, identity } | Outcome::Unlisted { wd, identity, .. } => {
+            Outcome::Watched { wd, identity } => {
                 match self.nodes.by_wd(wd) {
                     Some(other) if other != id && self.nodes.get(other).flags & SINGLES != 0 => {
                         if self.nodes.get(id).flags & SINGLES != 0 {
@@ -224,6 +224,10 @@ impl Tracker {
                             && self.adopt(other, id) =>
                     {
                         ids[number] = NONE;
+                        // Its paths are others below this root.
+                        if self.manner.filter.is_some() {
+                            self.refilter(other, out);
+                        }
                         return;
                     }
                     Some(other) if other != id => {
@@ -247,8 +251,9 @@ impl Tracker {
                     self.crossings.insert(id);
                 }
                 self.renew(id, out);
-                self.listed(id, found.outcome, out);
-                self.try_forbidden_roots(id);
+                self.uncovered.remove(&id);
+                self.try_refused_roots(id);
+                self.try_refused_twins(id);
                 self.take_files(crawl, number, id, out);
             }
             Outcome::Filtered => {
@@ -256,6 +261,8 @@ impl Tracker {
                 self.uncovered.remove(&id);
             }
             Outcome::Foreign => {
+                // A root that is there is looked at for itself.
+                self.uncover_within(id);
                 self.nodes.get_mut(id).state = State::Uncovered;
                 let cause = "another file system is mounted here";
                 let error = Error::text(ErrorKind::Other, "watch directory", cause);
@@ -265,8 +272,17 @@ impl Tracker {
                 self.say_uncovered(id, error, out);
             }
             Outcome::Failed(code) => {
+                self.renew(id, out);
                 self.nodes.get_mut(id).state = State::Uncovered;
                 self.refused(id, "watch directory", code, out);
+            }
+            Outcome::Unlisted { code, .. } => {
+                // What was listed of it is no more to be relied on than the rest.
+                ids[number] = NONE;
+                self.release(found.outcome);
+                self.renew(id, out);
+                self.nodes.get_mut(id).state = State::Uncovered;
+                self.refused(id, "list directory", code, out);
             }
             // It leads to no directory.
             Outcome::Vanished if is_link => {
@@ -274,14 +290,6 @@ impl Tracker {
                 self.strayed.push(id);
             }
             Outcome::Vanished | Outcome::Lost => self.left_over.push((id, found.outcome)),
-        }
-    }
-
-    /// What is watched was listed, or that broke off.
-    pub(super) fn listed(&mut self, id: Id, outcome: Outcome, out: &mut Out<'_>) {
-        match outcome {
-            Outcome::Unlisted { code, .. } => self.refused(id, "list directory", code, out),
-            _ => drop(self.uncovered.remove(&id)),
         }
     }
 
@@ -352,7 +360,6 @@ impl Tracker {
     /// The session's markers have passed: from here on, its findings are as good as any.
     pub(super) fn end_session(&mut self, out: &mut Out<'_>) {
         let left_over = std::mem::take(&mut self.left_over);
-        self.stirred |= !left_over.is_empty() && self.changed;
         if self.remounted {
             self.refuse_again();
         }

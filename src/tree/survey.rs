@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use super::batch::{Draft, TreeBatch};
 use super::crawl::{Job, Manner, crawl};
-use super::found::Crawl;
+use super::found::{Crawl, Outcome};
 use super::jobs::Probe;
 use super::marks::Mark;
-use super::nodes::{Id, State};
+use super::nodes::{Id, NONE, State};
 use super::read::Read;
 use super::tracker::Out;
 use super::worker::{Shared, Worker, add_one};
@@ -54,7 +54,7 @@ impl Worker {
 
     /// Does what waits for a pause, but for looking at what is new and letting go.
     fn catch_up(&mut self) {
-        self.retry = false;
+        self.pause = None;
         for mark in std::mem::take(&mut self.unmarked) {
             self.mark(mark);
         }
@@ -82,28 +82,51 @@ impl Worker {
             let idle = std::mem::take(&mut self.awaiting);
             return self.tracker.releasing.extend(idle);
         }
-        let mask = Mask::MASK_ADD | Mask::ONLYDIR | Mask::CREATE | Mask::MOVED_TO | Mask::DELETE_SELF | Mask::MOVE_SELF;
-        let missing = self.tracker.roots.iter().filter(|root| root.awaited);
-        let above = missing.filter_map(|root| {
-            let path = Path::new(OsStr::from_bytes(&root.path));
-            let dirs = path.ancestors().skip(1);
-            let found = dirs.filter_map(|dir| {
-                let dir = if dir.as_os_str().is_empty() {
-                    Path::new(".")
-                } else {
-                    dir
-                };
-                let dir = Dir::find(dir.as_os_str().as_bytes()).ok()?;
-                dir.watch(&self.inotify, mask).ok()
-            });
-            found.into_iter().next()
-        });
-        let above: Vec<_> = above.filter(|&wd| self.tracker.nodes.by_wd(wd).is_none()).collect();
+        /// Each time one more of the directories above was made while those were watched.
+        const MOST_MADE: usize = 8;
+        let mut above = self.watch_above();
+        for _ in 0..MOST_MADE {
+            let again = self.watch_above();
+            if std::mem::replace(&mut above, again) == above {
+                break;
+            }
+        }
+        above.retain(|&wd| self.tracker.nodes.by_wd(wd).is_none());
         let before = std::mem::replace(&mut self.awaiting, above);
         let idle = before.into_iter().filter(|wd| !self.awaiting.contains(wd));
         self.tracker.releasing.extend(idle);
         // It may have appeared before it was waited for.
         self.tracker.look_for_missing();
+    }
+
+    /// Watches the directories that are next above missing roots. Where that can't be, the root is looked for now and then.
+    fn watch_above(&mut self) -> Vec<i32> {
+        const NOW_AND_THEN: Duration = Duration::from_millis(200);
+        let mask = Mask::MASK_ADD | Mask::ONLYDIR | Mask::CREATE | Mask::MOVED_TO | Mask::DELETE_SELF | Mask::MOVE_SELF;
+        let missing = self.tracker.roots.iter().filter(|root| root.awaited);
+        let mut refused = false;
+        let above = missing.filter_map(|root| {
+            let mut dirs = Path::new(OsStr::from_bytes(&root.path)).ancestors().skip(1);
+            let next = dirs.find_map(|dir| {
+                let dir = if dir.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    dir
+                };
+                match Dir::find(dir.as_os_str().as_bytes()) {
+                    Err(error) if is_absent(&error) => None,
+                    found => Some(found),
+                }
+            });
+            let watched = next?.and_then(|dir| dir.watch(&self.inotify, mask));
+            refused |= watched.is_err();
+            watched.ok()
+        });
+        let above = above.collect();
+        if refused && self.pause.is_none() {
+            self.pause = Some(NOW_AND_THEN);
+        }
+        above
     }
 
     pub(super) fn remove_root(&mut self, path: &[u8]) -> bool {
@@ -171,7 +194,7 @@ impl Worker {
     fn not_marked(&mut self, error: &io::Error) {
         /// With [`AGAIN`] between them.
         const MOST_REFUSED: u32 = 1_000;
-        self.retry = true;
+        self.pause = Some(AGAIN);
         if error.raw_os_error() == Some(libc::ENOSPC) {
             return;
         }
@@ -219,7 +242,7 @@ impl Worker {
         };
         let found = self.crawl(jobs, &manner, false);
         let mut draft = self.begin();
-        self.probe(&probes, &mut draft);
+        let lost = self.probe(&probes, &mut draft);
         for dir in self.tracker.swaps.suspects() {
             if self.wait_for_change(dir) {
                 self.tracker.swaps.rested(dir);
@@ -227,6 +250,7 @@ impl Worker {
         }
         self.take_in(&found, &mut draft, false);
         self.hand_on(None, draft);
+        self.wait_for_moves(lost);
         for (root, dir) in self.tracker.tellers() {
             if !self.wait_for_change(dir) {
                 // It is not where it was, or nobody can tell what is being done there.
@@ -240,8 +264,10 @@ impl Worker {
         }
     }
 
-    /// Looks at names that are in doubt, those of one directory behind each other.
-    fn probe(&mut self, probes: &[Probe], draft: &mut Draft) {
+    /// Looks at names that are in doubt, those of one directory behind each other. Answers the directories that were not where
+    /// they were.
+    fn probe(&mut self, probes: &[Probe], draft: &mut Draft) -> Vec<Id> {
+        let mut lost = Vec::new();
         let Self { tracker, memory, .. } = self;
         let out = &mut Out { draft, memory };
         for here in probes.chunk_by(|one, other| one.dir == other.dir) {
@@ -250,12 +276,33 @@ impl Worker {
             for probe in here {
                 match &looked {
                     Ok((true, dir)) => match dir.status_of(&probe.name) {
-                        Err(error) if is_forbidden(&error) => tracker.probe_forbidden(probe, out),
-                        found => tracker.probed(probe, found.map(|status| status.kind).ok(), out),
+                        Ok(status) => tracker.probed(probe, Some(status.kind), out),
+                        Err(error) if is_absent(&error) => tracker.probed(probe, None, out),
+                        Err(error) => tracker.probe_refused(probe, errno(&error), out),
                     },
-                    Err(error) if is_forbidden(error) => tracker.probe_forbidden(probe, out),
-                    _ => tracker.probe_lost(probe),
+                    Err(error) if !is_absent(error) => tracker.probe_refused(probe, errno(error), out),
+                    _ => {
+                        tracker.probe_lost(probe);
+                        lost.push(probe.dir);
+                    }
                 }
+            }
+        }
+        lost
+    }
+
+    /// Waits for whoever moves these directories, or some above them, so that what tells where they are is queued before a
+    /// marker that is set next. So it does for what this session did not find since the one above was not where it was.
+    fn wait_for_moves(&mut self, mut lost: Vec<Id>) {
+        let nodes = &self.tracker.nodes;
+        let left_over = self.tracker.left_over.iter();
+        let not_found = left_over.filter(|(_, outcome)| *outcome == Outcome::Lost);
+        lost.extend(not_found.map(|&(id, _)| nodes.get(id).parent));
+        lost.sort_unstable();
+        lost.dedup();
+        for mut dir in lost {
+            while dir != NONE && self.tracker.nodes.get(dir).state != State::Vacant && !self.wait_for_change(dir) {
+                dir = self.tracker.nodes.get(dir).parent;
             }
         }
     }
@@ -368,6 +415,7 @@ impl Worker {
         self.tracker.blind = !self.compares;
         self.take_in(&found, draft, true);
         self.tracker.blind = false;
+        self.wait_for_moves(Vec::new());
         self.mark(Mark::Session);
         for held in &mut self.barriers {
             held.sessions = held.sessions.max(1);
@@ -379,8 +427,13 @@ impl Worker {
     }
 }
 
-fn is_forbidden(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::PermissionDenied
+/// Nothing is there, or no way to it.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(errno(error), libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
+}
+
+fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
 }
 
 /// Waits until the consumer has taken some of what was found, unless it waits for us.

@@ -38,7 +38,8 @@ pub(super) struct First {
     pub(super) source: Option<Spot>,
     target: Spot,
     pub(super) cookie: u32,
-    at: Instant,
+    /// When all that was queued by then had been read and applied; none if that was not yet.
+    at: Option<Instant>,
     pub(super) is_dir: bool,
     /// A directory was known, or may have been, where it went.
     pub(super) victim: bool,
@@ -51,6 +52,8 @@ pub(super) struct First {
 pub(super) struct Swaps {
     recent: Vec<First>,
     next: usize,
+    /// Some may be older than they know.
+    busy: bool,
 }
 
 /// The kernel queues both halves of an exchange one after the other, so only renames of other threads come between.
@@ -59,7 +62,13 @@ const KEPT: usize = 256;
 /// Renames of the whole system between the halves of one: cookies are counted up with each.
 const FAR: u32 = 4_096;
 
-/// A thread may be kept from running between the two.
+impl First {
+    fn is_recent(&self) -> bool {
+        self.at.is_none_or(|at| at.elapsed() < LONG)
+    }
+}
+
+/// A thread may be kept from running between the two, and what was read may be kept for a while until it is told.
 const LONG: Duration = Duration::from_secs(2);
 
 impl Swaps {
@@ -68,16 +77,16 @@ impl Swaps {
         let (newer, older) = (&self.recent[..self.next], &self.recent[self.next..]);
         let mut newest_first = newer.iter().rev().chain(older.iter().rev());
         let first = newest_first.find(|first| first.target == target).copied()?;
-        (cookie.wrapping_sub(first.cookie) < FAR && first.at.elapsed() < LONG).then_some(first)
+        (cookie.wrapping_sub(first.cookie) < FAR && first.is_recent()).then_some(first)
     }
 
     pub(super) fn note(&mut self, source: Option<Spot>, target: Spot, cookie: u32, is_dir: bool, victim: bool) {
-        let at = Instant::now();
+        self.busy = true;
         let first = First {
             source,
             target,
             cookie,
-            at,
+            at: None,
             is_dir,
             victim,
             ends: false,
@@ -91,9 +100,28 @@ impl Swaps {
         }
     }
 
+    /// There is nothing to be read, and nothing keeps it from being read. However long what was read had to wait until then, the
+    /// second half may have waited as long.
+    pub(super) fn rest(&mut self) {
+        if std::mem::take(&mut self.busy) {
+            let now = Instant::now();
+            for first in self.recent.iter_mut().filter(|first| first.at.is_none()) {
+                first.at = Some(now);
+            }
+        }
+    }
+
+    /// As if so much time had passed.
+    #[cfg(test)]
+    pub(super) fn age(&mut self, by: Duration) {
+        for at in self.recent.iter_mut().filter_map(|first| first.at.as_mut()) {
+            *at = at.checked_sub(by).expect("the machine is not that young");
+        }
+    }
+
     /// The directories in which something arrived that may have been the first half of an exchange of directories.
     pub(super) fn suspects(&self) -> Vec<Id> {
-        let recent = self.recent.iter().filter(|first| first.at.elapsed() < LONG);
+        let recent = self.recent.iter().filter(|first| first.is_recent());
         let suspects = recent.filter(|first| first.victim || first.source.is_none());
         let mut dirs: Vec<_> = suspects.map(|first| first.target.dir).collect();
         dirs.sort_unstable();

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ahead::Ahead;
 use super::batch::{Draft, Memory, Shelf, TreeBatch};
@@ -94,8 +94,8 @@ pub(super) struct Worker {
     pub(super) unmarked: Vec<Mark>,
     /// There was no room for the watch that those need.
     pub(super) crowded: bool,
-    /// Something is to be tried again soon.
-    pub(super) retry: bool,
+    /// Something is to be tried again after this, if nothing happens before.
+    pub(super) pause: Option<Duration>,
     /// Markers in a row that were refused, and not for lack of room.
     pub(super) refused: u32,
     /// Why it ended.
@@ -139,7 +139,7 @@ impl Worker {
             most_copied: most_queued(),
             unmarked: Vec::new(),
             crowded: false,
-            retry: false,
+            pause: None,
             refused: 0,
             failure: None,
             opened: false,
@@ -163,8 +163,8 @@ impl Worker {
                 self.hand_on(None, draft);
             }
             let has_room = self.may_read();
-            if has_room && self.ahead.len() == 0 {
-                self.fetch();
+            if has_room && self.ahead.len() == 0 && !self.fetch() && self.ahead.given() < self.most_read() {
+                self.tracker.swaps.rest();
             }
             if has_room && self.ahead.len() > 0 {
                 self.work();
@@ -174,13 +174,18 @@ impl Worker {
             }
             if !self.ended && !self.look_around() {
                 // What could not be done for lack of room is tried again.
-                match self.unmarked.is_empty() && !self.retry {
-                    true => thread::park(),
-                    false => thread::park_timeout(AGAIN),
+                match self.pause {
+                    None if self.unmarked.is_empty() => thread::park(),
+                    pause => thread::park_timeout(pause.unwrap_or(AGAIN)),
                 }
             }
             self.publish();
         }
+    }
+
+    /// Buffers that can be read into at most.
+    pub(super) fn most_read(&self) -> usize {
+        self.shared.core.feed.pool.buffers()
     }
 
     /// What was read before it was closed is still reported.

@@ -174,3 +174,33 @@ fn a_limit_that_is_lowered_below_what_is_watched_stops_nothing() {
         },
     );
 }
+
+/// Nothing tells that it has come: it is looked for now and then.
+#[test]
+fn a_missing_root_is_found_also_if_no_watch_was_left_to_wait_for_it() {
+    in_namespaces(
+        "limits::a_missing_root_is_found_also_if_no_watch_was_left_to_wait_for_it",
+        || {
+            let dir = tempdir().unwrap();
+            let root = dir.path().join("not/yet");
+            // That of the tree's own marker.
+            if !limit(1) {
+                return;
+            }
+            let mut watched = Watched::new(Tree::builder(&root).await_missing_roots(true).open().unwrap());
+            fs::create_dir_all(&root).unwrap();
+            let is_refused = |change: &OwnedChange| {
+                change
+                    .uncovered()
+                    .is_some_and(|why| why.kind() == ErrorKind::WatchLimit)
+            };
+            watched.wait_for(is_refused);
+            assert_eq!(refused(&watched.tree), BTreeSet::from([root.clone()]));
+            limit(10_000);
+            watched.tree.retry_uncovered().unwrap();
+            watched.changes();
+            assert!(is_heard(&mut watched, &root, "file"));
+            assert!(watched.tree.uncovered().is_empty());
+        },
+    );
+}

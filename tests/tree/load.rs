@@ -1,6 +1,7 @@
 //! What is done while there never is a pause.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,6 +11,8 @@ use std::time::Duration;
 use ringwatch::tree::Tree;
 use tempfile::tempdir;
 
+use crate::model::Watched;
+use crate::scenarios::assert_watched_exactly;
 use crate::support::kernel::{directories_watched_with, inode};
 
 /// Directories that are made and go in turn, so that there always is one more to hear of: each is made while the tree is at
@@ -125,4 +128,37 @@ impl Drop for End<'_> {
         self.0.ended.store(true, Ordering::Release);
         self.0.tree.get().expect("it is open").close();
     }
+}
+
+/// What a session has found, and an event says is gone, is no reason to look once more before a barrier passes.
+#[test]
+fn barriers_pass_while_directories_come_and_go_everywhere() {
+    const THREADS: usize = 4;
+    let dir = tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let mut watched = Watched::new(Tree::new(&root).unwrap());
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (root, ended) = (&root, &ended);
+            scope.spawn(move || {
+                for number in 0.. {
+                    let dir = root.join(format!("{thread}-{}", number % 5));
+                    fs::create_dir_all(dir.join("below")).unwrap();
+                    fs::write(dir.join("below/file"), "").unwrap();
+                    fs::remove_dir_all(dir).unwrap();
+                    if ended.load(Ordering::Acquire) {
+                        break;
+                    }
+                }
+            });
+        }
+        let passed = catch_unwind(AssertUnwindSafe(|| (0..20).for_each(|_| drop(watched.changes()))));
+        ended.store(true, Ordering::Release);
+        passed.unwrap_or_else(|panic| resume_unwind(panic));
+    });
+    watched.changes();
+    watched.settle();
+    assert_watched_exactly(&root);
 }
