@@ -1,5 +1,6 @@
 //! The ways to read, and what was seen through them.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -11,6 +12,8 @@ use futures_util::StreamExt;
 use ringwatch::tree::{Recovery, Tree, TreeStream};
 use ringwatch::{Backend, ErrorKind, EventBatch, EventStream, Inotify, Mask, Reader, ReaderStream, Result, Watch};
 use tokio::runtime::Runtime;
+
+use crate::support::exchange::exchange;
 
 pub(crate) enum Half {
     Stream(Inotify, Watch, EventStream),
@@ -148,6 +151,31 @@ pub(crate) fn make_below(dir: &Path) {
     fs::write(dir.join(BELOW[2]), "").expect("a file");
 }
 
+/// Directories that are there before anything is watched: two that are exchanged, one that is renamed, to what comes last, and
+/// one that leaves.
+const THERE: [&str; 4] = ["one", "other", "old", "away"];
+const NEW: &str = "new";
+
+/// Made in those that are where they have not been before.
+const LATE: [&str; 3] = ["one/late", "other/late", "new/late"];
+
+pub(crate) fn prepare(dir: &Path) {
+    for name in THERE {
+        fs::create_dir_all(dir.join(name).join("below")).expect("a directory");
+    }
+}
+
+pub(crate) fn move_about(dir: &Path) {
+    let [one, other, old, away] = THERE.map(|name| dir.join(name));
+    exchange(&one, &other).expect("an exchange");
+    fs::rename(old, dir.join(NEW)).expect("a rename");
+    let outside = dir.with_extension("outside");
+    fs::rename(away, &outside).expect("a rename");
+    fs::remove_dir_all(outside).expect("a directory less");
+    LATE.iter()
+        .for_each(|file| fs::write(dir.join(file), "").expect("a file"));
+}
+
 /// The name of one of the numbered files.
 fn number(name: &OsStr) -> Option<String> {
     let name = name.to_str()?;
@@ -172,6 +200,7 @@ fn read_tree(tree: &Tree, stream: &mut TreeStream, dir: &Path, files: usize, pro
     let mut seen = Seen::default();
     let last = dir.join((files - 1).to_string());
     let (mut through, mut below) = (false, 0);
+    let mut late: BTreeSet<PathBuf> = LATE.iter().map(|file| dir.join(file)).collect();
     while !through {
         let batch = stream.wait().expect("an end without a reason")?;
         for change in &batch {
@@ -179,6 +208,7 @@ fn read_tree(tree: &Tree, stream: &mut TreeStream, dir: &Path, files: usize, pro
             let Some(path) = change.path() else { continue };
             through |= path == last;
             if change.mask().contains(Mask::CREATE) {
+                late.remove(&path);
                 seen.names.extend(path.file_name().and_then(number));
                 below += usize::from(path.starts_with(dir.join(BELOW[0])));
             }
@@ -191,13 +221,17 @@ fn read_tree(tree: &Tree, stream: &mut TreeStream, dir: &Path, files: usize, pro
         for change in &stream.wait().expect("an end without a reason")? {
             marked |= change.barrier() == Some(barrier);
             seen.said |= change.is_overflow() || change.uncovered().is_some();
-            let is_below = change.path().is_some_and(|path| path.starts_with(dir.join(BELOW[0])));
-            below += usize::from(is_below && change.mask().contains(Mask::CREATE));
+            let Some(path) = change.path().filter(|_| change.mask().contains(Mask::CREATE)) else {
+                continue;
+            };
+            late.remove(&path);
+            below += usize::from(path.starts_with(dir.join(BELOW[0])));
         }
     }
     assert!(
         seen.said || below == BELOW.len(),
         "{below} of what is in new directories"
     );
+    assert!(seen.said || late.is_empty(), "not heard of: {late:?}");
     Ok(seen)
 }

@@ -131,6 +131,7 @@ fn make(dir: &Path, progress: &Progress) {
         }
         if number == FILES / 2 {
             halves::make_below(dir);
+            halves::move_about(dir);
         }
         fs::write(dir.join(number.to_string()), "").expect("a file");
     }
@@ -161,6 +162,7 @@ fn end_at_a_panic() {
 fn run(half: &'static str, backend: Backend, injector: &'static Injector) -> Result<Seen> {
     let runtime = halves::runtime();
     let dirs = [tempfile::tempdir(), tempfile::tempdir()].map(|dir| dir.expect("a directory"));
+    dirs.iter().for_each(|dir| halves::prepare(dir.path()));
     injector.start();
     wait_until(|| Has::now().threads >= 2);
     let before = Has::now();

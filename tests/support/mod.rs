@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod child;
+pub(crate) mod exchange;
 #[cfg(feature = "tokio")]
 pub(crate) mod halves;
 pub(crate) mod hostile;

@@ -1,6 +1,6 @@
 //! Hostile operations at random: on few names, so that they get in each other's way.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::deep::{make_all, reach};
 use crate::support::child::{detach, mount_memory};
+use crate::support::exchange::exchange;
 
 /// A small generator of numbers (splitmix64), the same on every machine.
 #[derive(Clone)]
@@ -197,15 +198,4 @@ fn bring_in(path: &Path, size: u64, outside: &Path) -> io::Result<()> {
         fs::write(at.join("inside"), "")?;
     }
     fs::rename(top, path)
-}
-
-/// Exchanges two entries in one step.
-pub(crate) fn exchange(a: &Path, b: &Path) -> io::Result<()> {
-    let [a, b] = [a, b].map(|path| CString::new(path.as_os_str().as_bytes()).expect("no NUL"));
-    let (here, flags) = (libc::AT_FDCWD, libc::RENAME_EXCHANGE);
-    // SAFETY: both paths are NUL-terminated and live through the call.
-    match unsafe { libc::renameat2(here, a.as_ptr(), here, b.as_ptr(), flags) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }

@@ -15,12 +15,12 @@ use ringwatch::tree::{Recovery, Tree, TreeBatch, TreeBuilder};
 use ringwatch::{ErrorKind, Mask};
 use tempfile::TempDir;
 
-use crate::acts::exchange;
 use crate::deep::step;
 use crate::model::Watched;
 use crate::round::place;
 use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child::in_child;
+use crate::support::exchange::exchange;
 use crate::support::{kernel, wait_until};
 
 /// A tree, and what is beside it: directories that nobody may be watched in.

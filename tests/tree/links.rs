@@ -8,9 +8,9 @@ use ringwatch::Mask;
 use ringwatch::tree::{OwnedChange, Recovery, Tree};
 use tempfile::{TempDir, tempdir};
 
-use crate::acts::exchange;
 use crate::model::{Model, Watched, difference, disk_behind_links};
 use crate::scenarios::paths;
+use crate::support::exchange::exchange;
 
 struct Place {
     _dir: TempDir,

@@ -169,7 +169,7 @@ fn two_directories_that_were_exchanged_are_each_where_they_are() {
     fs::create_dir_all(a.join("of-a")).unwrap();
     fs::create_dir_all(b.join("of-b")).unwrap();
     let mut watched = watch(Tree::builder(&place.root).backend(Backend::Auto));
-    crate::acts::exchange(&a, &b).unwrap();
+    crate::support::exchange::exchange(&a, &b).unwrap();
     fs::write(a.join("of-b/file"), "").unwrap();
     let changes = watched.changes();
     assert!(
