@@ -1,0 +1,87 @@
+//! Tests of what is done when markers are refused, and events were lost.
+
+use super::*;
+use crate::tree::Tree;
+use crate::tree::harness::read;
+
+/// What is behind a loss and in front of its marker may have gaps. Where the marker was refused, it was believed.
+#[test]
+fn nothing_is_believed_behind_a_loss_until_that_has_its_marker() {
+    for code in [libc::ENOSPC, libc::ENOMEM] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let leaf = dir.path().join("leaf");
+        std::fs::create_dir(&leaf).expect("a directory");
+        let tree = Tree::new(dir.path()).expect("a tree");
+        let mut stream = tree.stream().expect("a stream");
+        let marks = || &tree.owner.shared.marks;
+        marks().refuse(3, code);
+        let believed = tree.ask("lose events", |worker| {
+            let lost = Arc::new(Read::Pooled(read(&[(-1, Mask::Q_OVERFLOW, 0, "")])));
+            let mut draft = worker.begin();
+            worker.overflowed(&lost, &mut draft);
+            worker.hand_on(None, draft);
+            !worker.tracker.shadow
+        });
+        assert!(!believed.expect("an answer"));
+        assert_eq!(marks().refuse(0, 0), 0);
+        // And then all is as it should be.
+        let file = leaf.join("file");
+        std::fs::write(&file, "").expect("a file");
+        let barrier = tree.barrier().expect("a barrier");
+        let mut seen = Vec::new();
+        while !seen
+            .iter()
+            .any(|change: &crate::tree::OwnedChange| change.barrier() == Some(barrier))
+        {
+            let batch = stream.wait().expect("it goes on").expect("a batch");
+            seen.extend(batch.iter().map(|change| change.to_owned()));
+        }
+        let lost = seen.iter().position(|change| change.is_overflow()).expect("a loss");
+        let made =
+            |change: &crate::tree::OwnedChange| change.mask() == Mask::CREATE && change.path() == Some(file.clone());
+        assert_eq!(seen[lost..].iter().filter(|change| made(change)).count(), 1, "{seen:?}");
+        assert!(tree.uncovered().is_empty());
+    }
+}
+
+/// Not at once: it may be for a moment only.
+#[test]
+fn a_tree_that_can_set_no_markers_says_so_and_ends() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let tree = Tree::new(dir.path()).expect("a tree");
+    let mut stream = tree.stream().expect("a stream");
+    tree.owner.shared.marks.refuse(usize::MAX, libc::ENOMEM);
+    std::fs::create_dir(dir.path().join("new")).expect("a directory");
+    let failure = loop {
+        match stream.wait().expect("a reason") {
+            Ok(batch) => assert!(batch.iter().all(|change| !change.is_overflow())),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(failure.kind(), ErrorKind::ReaderFailed);
+    assert!(stream.wait().is_none());
+}
+
+#[test]
+fn a_tree_ends_that_waits_for_the_marker_of_a_loss() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let tree = Tree::new(dir.path()).expect("a tree");
+    tree.owner.shared.marks.refuse(usize::MAX, libc::ENOSPC);
+    let (begun, begins) = std::sync::mpsc::channel();
+    let closing = tree.clone();
+    let closer = thread::spawn(move || {
+        begins.recv().expect("it begins");
+        // Whoever asks is answered meanwhile.
+        assert!(closing.uncovered().is_empty());
+        closing.close();
+    });
+    let believed = tree.ask("lose events", move |worker| {
+        begun.send(()).expect("it is waited for");
+        let lost = Arc::new(Read::Pooled(read(&[(-1, Mask::Q_OVERFLOW, 0, "")])));
+        let mut draft = worker.begin();
+        worker.overflowed(&lost, &mut draft);
+        !worker.tracker.shadow
+    });
+    assert!(!believed.expect("an answer"));
+    closer.join().expect("it is closed");
+}
