@@ -87,8 +87,9 @@ one_run() {
     export RINGWATCH_EXPECT=$EXPECT RINGWATCH_EXPECT_REASON=$REASON RINGWATCH_REQUIRE_EXPECTED=1
     export RINGWATCH_REQUIRE_URING=$required RINGWATCH_REQUIRE_NAMESPACES=1 RINGWATCH_REQUIRE_CGROUP=1
     # An emulated machine is slow: less of the same, and as many replays of trees as go into some seconds.
-    # Nobody else lives by the clock of a guest.
+    # Nobody else lives by the clock of a guest, or by its limits.
     export RINGWATCH_MAY_SET_CLOCK=1 RINGWATCH_REQUIRE_CLOCK=1
+    export RINGWATCH_MAY_SET_LIMITS=1 RINGWATCH_REQUIRE_LIMITS=1
     export RINGWATCH_SHARE=5 RINGWATCH_SEEDS=100000 RINGWATCH_SECONDS=15 TIMEOUT=900
     local begun=$SECONDS status=0
     # All programs are in the guest's memory: where that is little, some of them at a time.

@@ -12,6 +12,7 @@ use crate::sys::inotify::{InotifyFd, LARGEST_RECORD, descriptor_available};
 use crate::sys::late;
 use crate::sys::pool::Pool;
 use crate::sys::probe;
+use crate::sys::rlimit;
 
 /// Makes an [`Inotify`] that is not as [`Inotify::new`] makes it.
 ///
@@ -177,7 +178,7 @@ fn instance_error(operation: &'static str, cause: &io::Error) -> Error {
             Error::os(ErrorKind::InstanceLimit, operation, cause).mended_by(limits::remedy("max_user_instances"))
         }
         Some(libc::EMFILE | libc::ENFILE) => {
-            Error::os(ErrorKind::DescriptorLimit, operation, cause).mended_by("raise RLIMIT_NOFILE with ulimit -n")
+            Error::os(ErrorKind::DescriptorLimit, operation, cause).mended_by(rlimit::descriptors())
         }
         Some(libc::ENOMEM) => Error::os(ErrorKind::OutOfMemory, operation, cause),
         _ => Error::os(ErrorKind::Other, operation, cause),

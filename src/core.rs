@@ -17,6 +17,7 @@ use crate::sys::fork::Home;
 use crate::sys::inotify::InotifyFd;
 use crate::sys::pool::{Buffer, Pool};
 use crate::sys::probe;
+use crate::sys::rlimit;
 use crate::table::{Recent, Table};
 
 /// One inotify instance. The control half is the table, the data half the feed; they share the descriptor and no more.
@@ -279,7 +280,7 @@ fn is_out_of_descriptors(cause: &io::Error) -> bool {
 }
 
 fn out_of_descriptors(operation: &'static str, cause: &io::Error) -> Error {
-    Error::os(ErrorKind::DescriptorLimit, operation, cause).mended_by("raise RLIMIT_NOFILE with ulimit -n")
+    Error::os(ErrorKind::DescriptorLimit, operation, cause).mended_by(rlimit::descriptors())
 }
 
 pub(crate) fn malformed_error(malformed: Malformed) -> Error {

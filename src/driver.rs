@@ -19,6 +19,7 @@ use crate::queue::{Failure, Feed};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::fork::{Home, PerProcess};
 use crate::sys::notifier::Notifier;
+use crate::sys::rlimit;
 use crate::sys::thread::spawn_without_signals;
 
 /// The name the thread has in `ps -L` and in panics.
@@ -366,8 +367,7 @@ impl Drop for Left<'_> {
 }
 
 fn no_thread(cause: &io::Error) -> Error {
-    Error::os(ErrorKind::Other, "start reader thread", cause)
-        .mended_by("raise RLIMIT_NPROC with ulimit -u, or pids.max of the cgroup")
+    Error::os(ErrorKind::Other, "start reader thread", cause).mended_by(rlimit::threads())
 }
 
 impl Command {

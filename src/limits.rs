@@ -74,3 +74,28 @@ pub(crate) fn remedy(name: &'static str) -> String {
 fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_that_is_in_the_way_is_named_with_its_value() {
+        for name in ["max_user_instances", "max_user_watches"] {
+            let value = limit(name).expect("a limit");
+            let own_name = name.replace("max_user_", "max_inotify_");
+            let own = number(&Path::new("/proc/sys/user").join(&own_name)).unwrap_or(value);
+            let told = match own < value {
+                true => {
+                    format!("user.{own_name} of this user namespace is {own}; raise it with sysctl user.{own_name}=N")
+                }
+                false => format!("fs.inotify.{name} is {value}; raise it with sysctl fs.inotify.{name}=N"),
+            };
+            assert_eq!(remedy(name), told);
+        }
+        assert_eq!(
+            remedy("max_user_nothing"),
+            "raise it with sysctl fs.inotify.max_user_nothing=N"
+        );
+    }
+}

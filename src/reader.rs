@@ -19,6 +19,7 @@ use crate::sys::gate::Gate;
 #[cfg(feature = "tokio")]
 use crate::sys::inotify::InotifyFd;
 use crate::sys::notifier::Notifier;
+use crate::sys::rlimit;
 use crate::table::Recent;
 
 const WAIT: &str = "wait for events";
@@ -76,9 +77,7 @@ impl Reader {
     pub(crate) fn new(core: Arc<Core>) -> Result<Self> {
         const OPERATION: &str = "open reader";
         let source = core.source(OPERATION)?;
-        let failed = |cause| {
-            Error::os(ErrorKind::DescriptorLimit, OPERATION, &cause).mended_by("raise RLIMIT_NOFILE with ulimit -n")
-        };
+        let failed = |cause| Error::os(ErrorKind::DescriptorLimit, OPERATION, &cause).mended_by(rlimit::descriptors());
         let notifier = Arc::new(Notifier::new().map_err(failed)?);
         let gate = Gate::new(&notifier).map_err(failed)?;
         let half = Half::Reader(Arc::clone(&notifier));

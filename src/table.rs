@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::mask::Mask;
 use crate::sys::inotify::{InotifyFd, MarkerInode};
+use crate::sys::rlimit;
 use crate::watch::Watch;
 
 /// Ended watches that are still known, for events behind their `IGNORED`.
@@ -298,16 +299,17 @@ pub(crate) fn add_error(operation: &'static str, path: Option<&Path>, mask: Mask
             Some("its inode is watched already; leave MASK_CREATE out to update that watch".into()),
         ),
         Some(libc::ENOSPC) => (ErrorKind::WatchLimit, Some(limits::remedy("max_user_watches"))),
-        Some(libc::EMFILE | libc::ENFILE) => (
-            ErrorKind::DescriptorLimit,
-            Some("raise RLIMIT_NOFILE with ulimit -n".into()),
-        ),
+        Some(libc::EMFILE | libc::ENFILE) => (ErrorKind::DescriptorLimit, Some(rlimit::descriptors())),
         Some(libc::ENOMEM) => (ErrorKind::OutOfMemory, None),
         Some(libc::EINVAL) if mask.contains(Mask::MASK_ADD | Mask::MASK_CREATE) => (
             ErrorKind::InvalidInput,
             Some("MASK_ADD and MASK_CREATE exclude each other".into()),
         ),
-        Some(libc::EINVAL | libc::ENAMETOOLONG | libc::ELOOP) => (ErrorKind::InvalidInput, None),
+        Some(libc::ENAMETOOLONG) => (
+            ErrorKind::InvalidInput,
+            Some("change into a directory above it, and name it from there".into()),
+        ),
+        Some(libc::EINVAL | libc::ELOOP) => (ErrorKind::InvalidInput, None),
         _ => (ErrorKind::Other, None),
     };
     let mut error = Error::os(kind, operation, cause);

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ringwatch::tree::Tree;
-use ringwatch::{Backend, BackendKind, Error, ErrorKind, Inotify, Limits, Mask, OwnedEvent, Result};
+use ringwatch::{Backend, BackendKind, Error, ErrorKind, Inotify, Limits, Mask, OwnedEvent};
 use support::child::{in_child, in_namespaces, mount_memory, mount_memory_as};
 use support::kernel::{QueueLimit, alone_with_queues};
-use support::{Flood, backends, on_every_backend, seen, skip};
+use support::{Flood, backends, everything, on_every_backend, seen, skip};
 
 /// Sets a limit of this user namespace. False if that is not allowed.
 fn limit(name: &str, value: usize) -> bool {
@@ -117,75 +117,6 @@ fn no_instance_is_left_from_the_beginning() {
             Inotify::new().ok().map(|other| other.backend().kind())
         );
     });
-}
-
-/// Everything that opens a descriptor.
-fn everything(backend: Backend, dir: &Path) -> Result<()> {
-    let inotify = Inotify::builder().backend(backend).build()?;
-    inotify.add_watch(dir, Mask::CREATE)?;
-    inotify.barrier()?;
-    let mut reader = inotify.reader()?;
-    while reader
-        .wait()
-        .expect("it is not closed")?
-        .iter()
-        .all(|event| event.barrier().is_none())
-    {}
-    drop(reader);
-    let mut stream = inotify.stream()?;
-    inotify.barrier()?;
-    while stream
-        .wait()
-        .expect("it is not closed")?
-        .iter()
-        .all(|event| event.barrier().is_none())
-    {}
-    let tree = Tree::builder(dir).backend(backend).open()?;
-    tree.barrier()?;
-    Ok(())
-}
-
-fn descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").expect("/proc").count() - 1
-}
-
-fn allow_descriptors(count: usize) {
-    let limit = libc::rlimit {
-        rlim_cur: count as libc::rlim_t,
-        rlim_max: 20_000,
-    };
-    // SAFETY: the limit lives through the call.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
-}
-
-#[test]
-fn no_descriptor_is_left() {
-    in_child(
-        "no_descriptor_is_left",
-        |_| {},
-        || {
-            let dir = tempfile::tempdir().expect("a directory");
-            fs::create_dir_all(dir.path().join("a/b")).expect("directories");
-            for &backend in backends() {
-                let before = descriptors();
-                everything(backend, dir.path()).expect("enough of everything");
-                support::wait_until(|| descriptors() <= before);
-                let mut refused = 0;
-                for more in 0..40 {
-                    allow_descriptors(before + more);
-                    match everything(backend, dir.path()) {
-                        Ok(()) => break,
-                        Err(error) => assert_names(&error, ErrorKind::DescriptorLimit, "raise RLIMIT_NOFILE"),
-                    }
-                    refused += 1;
-                }
-                assert!((6..40).contains(&refused), "{refused}");
-                allow_descriptors(1_000);
-                everything(backend, dir.path()).expect("enough of everything");
-                support::wait_until(|| descriptors() <= before);
-            }
-        },
-    );
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub(crate) mod notifier;
 pub(crate) mod pool;
 pub(crate) mod probe;
 mod ring;
+pub(crate) mod rlimit;
 pub(crate) mod thread;
 pub(crate) mod uring;
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use super::notifier::Notifier;
 
@@ -13,6 +14,8 @@ use super::notifier::Notifier;
 pub(crate) struct MountTable {
     file: File,
 }
+
+const NOW_AND_THEN: Duration = Duration::from_secs(1);
 
 impl MountTable {
     pub(crate) fn open() -> io::Result<Self> {
@@ -30,7 +33,13 @@ impl MountTable {
     /// Waits until something is mounted or unmounted. False if it is `stop` that ends it.
     pub(crate) fn wait(&self, stop: &Notifier) -> bool {
         let mut polled = [awaited(&self.file, libc::POLLPRI), awaited(stop, libc::POLLIN)];
-        while poll(&mut polled, -1) < 0 {}
+        while poll(&mut polled, -1) < 0 {
+            if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+                // It is denied, or may not have so many descriptors any more. Then it is as if something were mounted now
+                // and then.
+                return !stop.sleep(NOW_AND_THEN);
+            }
+        }
         polled[1].revents == 0
     }
 
@@ -51,7 +60,7 @@ fn awaited(fd: &impl AsFd, events: libc::c_short) -> libc::pollfd {
     }
 }
 
-/// How many of them are ready; less than 0 if a signal came first.
+/// How many of them are ready; less than 0 if a signal came first, or it may not wait.
 fn poll(polled: &mut [libc::pollfd], milliseconds: libc::c_int) -> libc::c_int {
     let count = polled.len() as libc::nfds_t;
     // SAFETY: the pointer and the count are those of a live slice, whose descriptors are open.

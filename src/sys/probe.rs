@@ -9,6 +9,7 @@ use super::inotify::{InotifyFd, LARGEST_RECORD, MarkerInode};
 use super::late::patiently;
 use super::notifier::Notifier;
 use super::pool::Pool;
+use super::rlimit;
 use super::uring::Uring;
 use crate::backend::Features;
 use crate::decode::Records;
@@ -161,11 +162,8 @@ pub(crate) fn refusal(operation: &'static str, cause: &io::Error) -> Error {
             "the kernel was built without it, or a seccomp profile denies it; allow the io_uring_* calls".into()
         }
         Some(libc::EINVAL | libc::EOPNOTSUPP) => "Linux 6.1 or later has what is needed".into(),
-        Some(libc::ENOMEM) => match locked_memory() {
-            Some(limit) => format!("RLIMIT_MEMLOCK is {limit} bytes; raise it with ulimit -l"),
-            None => "raise RLIMIT_MEMLOCK with ulimit -l".into(),
-        },
-        Some(libc::EMFILE) => "raise RLIMIT_NOFILE with ulimit -n".into(),
+        Some(libc::ENOMEM) => rlimit::locked_memory(),
+        Some(libc::EMFILE) => rlimit::descriptors(),
         _ => "use the epoll backend".to_owned(),
     };
     Error::os(ErrorKind::BackendUnavailable, operation, cause).mended_by(remedy)
@@ -174,14 +172,4 @@ pub(crate) fn refusal(operation: &'static str, cause: &io::Error) -> Error {
 fn disabled() -> Option<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?;
     Some(text.trim().to_owned())
-}
-
-fn locked_memory() -> Option<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: `limit` is writable and lives through the call.
-    super::checked(unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) }).ok()?;
-    Some(limit.rlim_cur)
 }

@@ -143,7 +143,8 @@ impl TreeBuilder {
         self
     }
 
-    /// Whether a root that is missing is waited for. Not by default.
+    /// Whether a root that is missing is waited for. Not by default. The next directory above it that is there is watched for
+    /// that; if it can't be, the root is looked for five times a second.
     pub fn await_missing_roots(mut self, wait: bool) -> Self {
         self.await_missing = wait;
         self

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use crate::sys::fork::PerProcess;
 use crate::sys::mounts::MountTable;
 use crate::sys::notifier::Notifier;
 use crate::sys::thread::spawn_without_signals;
@@ -22,14 +23,13 @@ struct Called {
 struct Herald {
     called: Vec<Arc<Called>>,
     stop: Arc<Notifier>,
-    /// A fork leaves the thread behind.
-    process: u32,
 }
 
-static HERALD: Mutex<Option<Herald>> = Mutex::new(None);
+/// A fork leaves the thread behind.
+static HERALD: PerProcess<Mutex<Option<Herald>>> = PerProcess::new();
 
 fn herald() -> MutexGuard<'static, Option<Herald>> {
-    HERALD.lock().unwrap_or_else(PoisonError::into_inner)
+    HERALD.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Call {
@@ -39,7 +39,7 @@ impl Call {
             thread: thread::current(),
         });
         let mut herald = herald();
-        match herald.as_mut().filter(|herald| herald.process == std::process::id()) {
+        match herald.as_mut() {
             Some(herald) => herald.called.push(Arc::clone(&called)),
             None => {
                 let (stop, table) = (Arc::new(Notifier::new()?), MountTable::open()?);
@@ -48,7 +48,6 @@ impl Call {
                 *herald = Some(Herald {
                     called: vec![Arc::clone(&called)],
                     stop,
-                    process: std::process::id(),
                 });
             }
         }
@@ -86,5 +85,18 @@ fn proclaim(table: &MountTable, stop: &Arc<Notifier>) {
         if stop.sleep(PAUSE) {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::fork::in_child;
+
+    #[test]
+    fn a_child_has_a_lock_of_its_own() {
+        let held = herald();
+        assert!(in_child(|| herald().is_none()));
+        drop(held);
     }
 }

@@ -82,12 +82,13 @@ use crate::barrier::Barrier;
 use crate::error::{Error, ErrorKind, Result};
 use crate::stats::Stats;
 use crate::stream::attach;
+use crate::sys::rlimit;
 use crate::sys::thread::spawn_without_signals;
 
 /// What is done when the kernel's queue overflows and events are lost.
 ///
 /// Either way the loss is reported in its place, all directories are looked at again, and the watches are made right. When
-/// the loss is reported the watches are in place, so whoever looks then misses nothing. That takes somewhat longer than opening
+/// the loss is reported the watches are in place, so whoever looks then misses nothing. That takes about as long as opening
 /// did; `cargo bench --bench tree` measures it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Recovery {
@@ -272,7 +273,7 @@ impl Tree {
         let started = spawn_without_signals("ringwatch-tree", move || work(&builder, body, &ready));
         let started = started.map_err(|cause| {
             shared.core.close();
-            Error::os(ErrorKind::Other, OPERATION, &cause)
+            Error::os(ErrorKind::Other, OPERATION, &cause).mended_by(rlimit::threads())
         })?;
         let worker = started.thread().clone();
         let tree = Self {

@@ -338,7 +338,11 @@ impl Tracker {
     pub(super) fn refused(&mut self, id: Id, operation: &'static str, code: i32, out: &mut Out<'_>) {
         let path = self.path(id);
         let cause = io::Error::from_raw_os_error(code);
-        let error = add_error(operation, Some(&path), Mask::empty(), &cause);
+        let mut error = add_error(operation, Some(&path), Mask::empty(), &cause);
+        if code == libc::ENAMETOOLONG {
+            error =
+                error.mended_by("add it, or a directory above it, as a root: below a root, paths have 64 KiB at most");
+        }
         self.say_uncovered(id, error, out);
     }
 

@@ -280,3 +280,29 @@ pub(crate) fn queue_limit() -> usize {
     let _alone = kernel::alone_with_queues();
     Limits::read().expect("limits").max_queued_events as usize
 }
+
+/// Everything that opens a descriptor.
+pub(crate) fn everything(backend: Backend, dir: &Path) -> ringwatch::Result<()> {
+    let inotify = Inotify::builder().backend(backend).build()?;
+    inotify.add_watch(dir, Mask::CREATE)?;
+    inotify.barrier()?;
+    let mut reader = inotify.reader()?;
+    while reader
+        .wait()
+        .expect("it is not closed")?
+        .iter()
+        .all(|event| event.barrier().is_none())
+    {}
+    drop(reader);
+    let mut stream = inotify.stream()?;
+    inotify.barrier()?;
+    while stream
+        .wait()
+        .expect("it is not closed")?
+        .iter()
+        .all(|event| event.barrier().is_none())
+    {}
+    let tree = ringwatch::tree::Tree::builder(dir).backend(backend).open()?;
+    tree.barrier()?;
+    Ok(())
+}

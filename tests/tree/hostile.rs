@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ringwatch::tree::{Recovery, Tree, TreeBatch, TreeBuilder};
+use ringwatch::tree::{OwnedChange, Recovery, Tree, TreeBatch, TreeBuilder};
 use ringwatch::{ErrorKind, Mask};
 use tempfile::TempDir;
 
@@ -399,11 +399,25 @@ fn what_is_deeper_than_a_path_may_reasonably_be_long_is_said_and_costs_nothing()
                     (one.error.kind(), one.error.raw_os_error()),
                     (ErrorKind::InvalidInput, Some(libc::ENAMETOOLONG))
                 );
+                let remedy = one.error.remedy().expect("a remedy");
+                assert!(
+                    remedy.contains("add it, or a directory above it, as a root"),
+                    "{remedy}"
+                );
                 assert!(one.path.as_os_str().len() > 64 * 1024, "{}", one.path.as_os_str().len());
             }
             // What is above is heard of.
             fs::write(root.join("n".repeat(250)).join("after/file"), "").unwrap();
             assert_eq!(paths(&watched.changes(), Mask::CREATE).len(), 1);
+            // What comes in later is said in the stream.
+            let outside = dir.path().join("outside");
+            fs::create_dir(&outside).unwrap();
+            plant(&outside, &"m".repeat(250), DEPTH / 4);
+            fs::rename(outside.join("m".repeat(250)), root.join("m".repeat(250))).unwrap();
+            let changes = watched.changes();
+            let said: Vec<_> = changes.iter().filter_map(OwnedChange::uncovered).collect();
+            assert_eq!(said.len(), 1, "{said:?}");
+            assert_eq!(said[0].raw_os_error(), Some(libc::ENAMETOOLONG));
             drop(watched);
             remove(&root);
         },
