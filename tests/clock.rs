@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ringwatch::Mask;
-use support::{on_every_backend, skip};
+use ringwatch::tree::{OwnedChange, Recovery, Tree, TreeStream};
+use support::{PATIENCE, backends, on_every_backend, skip};
 
 fn sources(dir: &Path, each: &mut dyn FnMut(&Path, &str)) {
     for entry in fs::read_dir(dir).expect("a directory").flatten() {
@@ -71,6 +72,24 @@ fn step(seconds: i64) -> std::io::Result<()> {
     }
 }
 
+/// Seconds by which the clock is moved.
+const STEPS: [i64; 4] = [-86_400, 86_400, -1, 1];
+
+/// All changes up to a barrier that is set now.
+fn changes(tree: &Tree, stream: &mut TreeStream) -> Vec<OwnedChange> {
+    let barrier = tree.barrier().expect("a barrier");
+    let mut changes = Vec::new();
+    loop {
+        let batch = stream.wait_timeout(PATIENCE).expect("it goes on");
+        for change in &batch.expect("a batch that is due") {
+            if change.barrier() == Some(barrier) {
+                return changes;
+            }
+            changes.push(change.to_owned());
+        }
+    }
+}
+
 /// Only where nobody else lives by that clock: with `RINGWATCH_MAY_SET_CLOCK=1`.
 #[test]
 fn a_clock_that_is_set_back_or_forth_changes_nothing() {
@@ -85,7 +104,7 @@ fn a_clock_that_is_set_back_or_forth_changes_nothing() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut recorder = setup.recorder();
         recorder.watch(dir.path(), Mask::CREATE);
-        for (number, seconds) in [-86_400, 86_400, -1, 1].into_iter().enumerate() {
+        for (number, seconds) in STEPS.into_iter().enumerate() {
             // Busy, so that a window is kept while the clock is moved.
             for file in 0..200 {
                 fs::write(dir.path().join(format!("{number}-{file}")), "").expect("a file");
@@ -100,4 +119,32 @@ fn a_clock_that_is_set_back_or_forth_changes_nothing() {
             assert_eq!(recorder.events().len(), 1);
         }
     });
+    for &backend in backends() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let tree = Tree::builder(dir.path())
+            .backend(backend)
+            .mask(Mask::CREATE | Mask::MOVE);
+        let tree = tree.recovery(Recovery::Diff).open().expect("a tree");
+        let mut stream = tree.stream().expect("a stream");
+        for (number, seconds) in STEPS.into_iter().enumerate() {
+            let below = |name: &str| dir.path().join(format!("{name}{number}"));
+            fs::create_dir_all(below("one").join("deep")).expect("directories");
+            let made = changes(&tree, &mut stream);
+            assert_eq!(made.len(), 2, "{backend:?}: {made:?}");
+            // The other half of a rename is waited for, and what is new is looked at, while the clock is moved.
+            fs::rename(below("one"), below("two")).expect("renamed");
+            fs::create_dir(below("two").join("new")).expect("a directory");
+            let moved = Moved::by(seconds).expect("the clock set");
+            fs::write(below("two").join("new/file"), "").expect("a file");
+            let seen = changes(&tree, &mut stream);
+            assert_eq!(seen.len(), 4, "{backend:?}: {seen:?}");
+            let begun = Instant::now();
+            let nothing = stream.wait_timeout(Duration::from_millis(20)).expect("it goes on");
+            assert!(nothing.is_none() && begun.elapsed() >= Duration::from_millis(20));
+            drop(moved);
+            fs::rename(below("two"), below("three")).expect("renamed");
+            let seen = changes(&tree, &mut stream);
+            assert_eq!(seen.len(), 2, "{backend:?}: {seen:?}");
+        }
+    }
 }

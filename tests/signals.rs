@@ -170,12 +170,32 @@ impl Drop for Ended<'_> {
 fn read_until_last(case: &str, dir: &Path) {
     let (half, backend) = case.split_once(' ').expect("two words");
     let backend: Backend = backend.parse().expect("a backend");
+    if half == TREE {
+        return read_tree_until_last(backend, dir);
+    }
     let inotify = Inotify::builder().backend(backend).build().expect("an instance");
     inotify.add_watch(dir, Mask::CREATE).expect("a watch");
     let mut half = Half::new(&inotify, half);
     fs::write(dir.with_extension("ready"), "").expect("a file");
     take(&mut half, 0..STOPS * FILES_A_STOP);
 }
+
+/// The same, of a tree.
+fn read_tree_until_last(backend: Backend, dir: &Path) {
+    let tree = Tree::builder(dir).backend(backend).mask(Mask::CREATE).open();
+    let mut stream = tree.and_then(|tree| tree.stream()).expect("a stream");
+    fs::write(dir.with_extension("ready"), "").expect("a file");
+    let mut next = 0;
+    while next < STOPS * FILES_A_STOP {
+        for change in &stream.wait().expect("it goes on").expect("a batch") {
+            assert_eq!(change.path().expect("a path"), dir.join(next.to_string()));
+            next += 1;
+        }
+    }
+}
+
+/// What stands for it where halves are named.
+const TREE: &str = "tree";
 
 const STOPS: usize = 10;
 const FILES_A_STOP: usize = 100;
@@ -188,7 +208,7 @@ fn a_process_that_is_stopped_and_continued_misses_nothing() {
         return read_until_last(&case, Path::new(&dir));
     }
     for backend in backends() {
-        for half in HALVES {
+        for half in HALVES.into_iter().chain([TREE]) {
             let above = tempfile::tempdir().expect("a directory");
             let dir = above.path().join("dir");
             fs::create_dir(&dir).expect("a directory");

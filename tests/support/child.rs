@@ -117,9 +117,7 @@ fn outcome(command: &mut Command) -> Result<(), String> {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
     );
-    for line in err.lines().filter(|line| line.starts_with("SKIPPED")) {
-        super::say(line);
-    }
+    pass_on(&err);
     match output.status.success() && out.contains("1 passed") {
         true => Ok(()),
         false => Err(format!("{}\n{err}", output.status)),
@@ -176,10 +174,14 @@ fn run(test: &str, command: &mut Command) -> io::Result<()> {
         output.status.success() && out.contains("1 passed"),
         "{test} failed in a child:\n{out}\n{err}"
     );
-    for line in err.lines().filter(|line| line.starts_with("SKIPPED")) {
-        super::say(line);
-    }
+    pass_on(&err);
     Ok(())
+}
+
+/// Says what a child has said to whoever reads the output of all.
+fn pass_on(err: &str) {
+    let is_for_all = |line: &&str| ["SKIPPED", "REPLAYED"].iter().any(|word| line.starts_with(word));
+    err.lines().filter(is_for_all).for_each(super::say);
 }
 
 fn own_group() -> libc::gid_t {

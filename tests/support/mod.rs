@@ -89,7 +89,7 @@ pub(crate) fn skip(what: &str, required: &str, why: &dyn std::fmt::Display) {
 }
 
 /// Not by `eprintln`, which is shown only for tests that fail.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let _ = writeln!(stderr(), "{line}");
 }
 

@@ -148,50 +148,6 @@ fn links_are_followed_without_loops_if_asked() {
 }
 
 #[test]
-fn the_crawl_itself_is_not_reported() {
-    let dir = tempdir().unwrap();
-    let mut watched = Watched::new(Tree::builder(dir.path()).mask(Mask::ALL).open().unwrap());
-    fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
-    let changes = watched.changes();
-    let looks = Mask::OPEN | Mask::ACCESS | Mask::CLOSE_NOWRITE;
-    assert!(
-        !changes.iter().any(|change| change.mask().intersects(looks)),
-        "{changes:?}"
-    );
-}
-
-#[test]
-fn opening_can_be_cancelled_and_tells_how_far_it_is() {
-    let dir = tempdir().unwrap();
-    fs::create_dir_all(dir.path().join("a/b")).unwrap();
-    let cancel = ringwatch::tree::Cancel::new();
-    let seen = std::sync::Arc::new(std::sync::Mutex::new(None));
-    let tell = std::sync::Arc::clone(&seen);
-    let tree = Tree::builder(dir.path()).on_progress(move |progress| *tell.lock().unwrap() = Some(*progress));
-    tree.open().unwrap();
-    assert_eq!(seen.lock().unwrap().unwrap().watches, 3);
-    let stopping = cancel.clone();
-    let tree = Tree::builder(dir.path()).cancel(&cancel).filter(move |_| {
-        stopping.cancel();
-        true
-    });
-    assert_eq!(tree.open().unwrap_err().kind(), ErrorKind::Cancelled);
-}
-
-#[test]
-fn a_tree_that_is_open_is_not_cancelled_any_more() {
-    let dir = tempdir().unwrap();
-    let cancel = ringwatch::tree::Cancel::new();
-    let mut watched = Watched::new(Tree::builder(dir.path()).cancel(&cancel).open().unwrap());
-    cancel.cancel();
-    fs::create_dir_all(dir.path().join("a/b")).unwrap();
-    fs::write(dir.path().join("a/b/file"), "").unwrap();
-    let made = ["a", "a/b", "a/b/file"].map(|path| dir.path().join(path));
-    assert_eq!(paths(&watched.changes(), Mask::CREATE), made);
-    assert_watched_exactly(dir.path());
-}
-
-#[test]
 fn what_is_made_where_nobody_may_look_is_said_and_covered_when_permission_is_given_back() {
     let dir = tempdir().unwrap();
     mode(dir.path(), 0o777);

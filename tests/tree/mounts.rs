@@ -13,6 +13,7 @@ use tempfile::{TempDir, tempdir};
 use crate::model::{Model, Watched, difference, disk};
 use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child::{detach, in_namespaces, mount_again, mount_memory, unmount};
+use crate::support::kernel::{directories_watched_with, inode};
 use crate::support::skip;
 
 /// A root and a directory in it where a file system is mounted, with a directory and a file.
@@ -339,6 +340,91 @@ fn what_was_hidden_only_while_the_tree_looked_is_looked_at_again() {
         match steps.load(Ordering::Relaxed) {
             0 => skip("a mount", "RINGWATCH_REQUIRE_NAMESPACES", &"it is refused"),
             steps => assert_eq!(steps, 2),
+        }
+    });
+}
+
+/// A directory of the same file system that is mounted in the tree is on no other device, so it is entered whether mounts are
+/// to be crossed or not. What is reached in two ways by that is covered in one of them, and the other is said.
+fn mounted_again(what: &str, early: bool, crossed: bool) {
+    let dir = tempdir().unwrap();
+    let root = dir.path().join("root");
+    for name in ["root/at/below", "root/known/deep", "outside/deep"] {
+        fs::create_dir_all(dir.path().join(name)).unwrap();
+    }
+    let (from, at) = (dir.path().join(what), root.join("at"));
+    let open = || Watched::new(Tree::builder(&root).cross_mounts(crossed).open().unwrap());
+    let opened = (!early).then(open);
+    let mut node = disk(&root, &|_| true);
+    if let Err(refused) = mount_again(&from, &at) {
+        return skip("a mount", "RINGWATCH_REQUIRE_NAMESPACES", &refused);
+    }
+    let mut watched = opened.unwrap_or_else(|| {
+        let watched = open();
+        node = disk(&root, &|path| !is_uncovered(&watched, path));
+        watched
+    });
+    let mut model = Model::new(&root, node);
+    let mut replays = |watched: &mut Watched| {
+        let changes = watched.changes();
+        changes.iter().for_each(|change| model.apply(change).unwrap());
+        let there = disk(&root, &|path| !is_uncovered(watched, path));
+        assert_eq!(difference(&model.node, &there, &root), None, "{changes:?}");
+        watched.settle();
+        assert_eq!(directories_watched_with(&root), covered(watched, &root));
+        paths(&changes, Mask::CREATE)
+    };
+    replays(&mut watched);
+    let uncovered = watched.tree.uncovered();
+    assert_eq!(uncovered.len(), usize::from(what != "outside"), "{uncovered:?}");
+    for one in uncovered {
+        assert!(one.error.to_string().contains("watched under another path"), "{one:?}");
+        assert!([root.join("known"), at.clone()].contains(&one.path), "{one:?}");
+    }
+    for file in ["heard", "deep/heard", "known/deep/heard"].map(|file| from.join(file)) {
+        if fs::write(&file, "").is_ok() {
+            let told = replays(&mut watched);
+            assert_eq!(told.len(), 1, "{file:?}: {told:?}");
+            assert_eq!(inode(&told[0]), inode(&file), "{told:?}");
+        }
+    }
+    unmount(&at).unwrap();
+    replays(&mut watched);
+    assert!(watched.tree.uncovered().is_empty());
+    for file in [at.join("below/heard"), root.join("known/deep/late")] {
+        fs::write(&file, "").unwrap();
+        assert_eq!(replays(&mut watched), [file]);
+    }
+    fs::write(dir.path().join("outside/deep/unheard"), "").unwrap();
+    assert!(replays(&mut watched).is_empty());
+    assert_watched_exactly(&root);
+}
+
+fn is_uncovered(watched: &Watched, path: &Path) -> bool {
+    watched.tree.uncovered().iter().any(|one| one.path == path)
+}
+
+/// The directories that are covered, as they are reached; one that is reached in two ways would be in it twice.
+fn covered(watched: &Watched, root: &Path) -> Vec<u64> {
+    let mut inodes = Vec::new();
+    let mut stack = vec![root.to_owned()];
+    while let Some(dir) = stack.pop() {
+        inodes.push(inode(&dir));
+        let entries = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+        stack.extend(entries.filter(|path| path.is_dir() && !is_uncovered(watched, path)));
+    }
+    inodes.sort_unstable();
+    inodes
+}
+
+#[test]
+fn what_is_mounted_from_the_same_file_system_is_covered_once_whether_mounts_are_crossed_or_not() {
+    let name = "mounts::what_is_mounted_from_the_same_file_system_is_covered_once_whether_mounts_are_crossed_or_not";
+    in_namespaces(name, || {
+        for what in ["outside", "root/known", "root"] {
+            for (early, crossed) in [(false, false), (false, true), (true, false), (true, true)] {
+                mounted_again(what, early, crossed);
+            }
         }
     });
 }

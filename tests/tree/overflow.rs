@@ -15,7 +15,7 @@ use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::{Flood, backends, queue_limit};
 
 /// Events that are read before nobody takes more, at most.
-const BUDGET: usize = 2_000;
+pub(crate) const BUDGET: usize = 2_000;
 
 fn builder(root: &Path, recovery: Recovery) -> TreeBuilder {
     Tree::builder(root).recovery(recovery).buffers(2).buffer_size(4096)

@@ -98,6 +98,8 @@ pub fn consume(setup: Setup) -> Result<(), Box<dyn Error>> {
     let mut running = None;
     let mut before = None;
     let mut left_behind = Vec::new();
+    // What is left behind on purpose does not go, however long one waits.
+    let patience = Duration::from_secs(if setup.fault.is_some() { 5 } else { 20 });
     for line in io::stdin().lines() {
         match serde_json::from_str(&line?)? {
             Word::Begin(phase) => {
@@ -114,7 +116,7 @@ pub fn consume(setup: Setup) -> Result<(), Box<dyn Error>> {
             }
             Word::Sample => {
                 left_behind.extend(setup.fault.map(|fault| leave_behind(&setup, fault)));
-                let sample = Sample::settled(before.as_ref());
+                let sample = Sample::settled(before.as_ref(), patience);
                 before = Some(sample);
                 say(&serde_json::to_string(&sample)?);
             }

@@ -174,8 +174,10 @@ fn flat(samples: &[Sample]) -> Result<(), String> {
         return Ok(());
     };
     let Some(last) = rest.last() else { return Ok(()) };
-    if !last.has_as_many(first) {
-        return Err(format!("{last:?}, and at first {first:?}"));
+    let differing = last.not_as_many(first);
+    if !differing.is_empty() {
+        let differing = differing.join(" and ");
+        return Err(format!("not as many {differing}: {last:?}, and at first {first:?}"));
     }
     let third = rest.len() / 3;
     if third == 0 {

@@ -21,21 +21,27 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Whether what must be exactly the same is.
-    pub fn has_as_many(&self, other: &Self) -> bool {
-        (self.descriptors, self.threads, self.watches) == (other.descriptors, other.threads, other.watches)
+    /// Of what must be exactly the same, what is not.
+    pub fn not_as_many(&self, other: &Self) -> Vec<&'static str> {
+        let figures = [
+            ("descriptors", self.descriptors, other.descriptors),
+            ("threads", self.threads, other.threads),
+            ("watches", self.watches, other.watches),
+        ];
+        let differing = figures.into_iter().filter(|(_, one, other)| one != other);
+        differing.map(|(what, ..)| what).collect()
     }
 
     /// Threads end and watches are released a moment after the last handle is dropped: waits until there is as much as
-    /// before, or for a moment where it is not known.
-    pub fn settled(before: Option<&Self>) -> Self {
+    /// before, though not longer than the patience; or for a moment where it is not known.
+    pub fn settled(before: Option<&Self>, patience: Duration) -> Self {
         let begun = Instant::now();
         if before.is_none() {
             thread::sleep(Duration::from_secs(1));
         }
         loop {
             let now = Self::now();
-            if before.is_none_or(|before| now.has_as_many(before)) || begun.elapsed() > Duration::from_secs(20) {
+            if before.is_none_or(|before| now.not_as_many(before).is_empty()) || begun.elapsed() > patience {
                 return now;
             }
             thread::sleep(Duration::from_millis(20));
