@@ -8,13 +8,13 @@ mod support;
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ringwatch::tree::Tree;
+use ringwatch::tree::{Tree, TreeStream};
 use ringwatch::{Backend, BackendKind, Error, ErrorKind, Inotify, Mask};
 use support::PATIENCE;
-use support::child::{IO_URING, deny_calls, deny_uring, in_child, in_children};
+use support::child::{IO_URING, deny_calls, deny_uring, in_child, in_children, in_namespaces, mount_memory, unmount};
 use support::halves::{HALVES, Half};
 
 /// Both halves of `inotify` bring an event.
@@ -322,4 +322,48 @@ fn a_tree_goes_on_when_io_uring_is_denied() {
             );
         },
     );
+}
+
+/// That the table of mounts has changed is waited for, and asked, by calls that a seccomp profile may deny.
+#[test]
+fn a_tree_that_may_not_wait_for_mounts_looks_for_them() {
+    in_namespaces("a_tree_that_may_not_wait_for_mounts_looks_for_them", || {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
+        for place in [&first, &second] {
+            fs::create_dir(place).expect("a directory");
+        }
+        for &backend in support::backends() {
+            let builder = Tree::builder(dir.path()).backend(backend).cross_mounts(true);
+            let tree = builder.open().expect("a tree");
+            let mut stream = tree.stream().expect("a stream");
+            #[cfg(target_arch = "x86_64")]
+            deny_calls(&[libc::SYS_poll], libc::EPERM);
+            deny_calls(&[libc::SYS_ppoll], libc::EPERM);
+            if let Err(denied) = mount_memory(&first) {
+                return support::skip("a mount", "RINGWATCH_REQUIRE_NAMESPACES", &denied);
+            }
+            let barrier = tree.barrier().expect("a barrier");
+            let mut made = Vec::new();
+            let take = |stream: &mut TreeStream, made: &mut Vec<PathBuf>| {
+                let batch = stream.wait_timeout(PATIENCE).expect("it goes on");
+                batch.expect("what is due").iter().any(|change| {
+                    made.extend(change.path().filter(|_| change.mask().contains(Mask::CREATE)));
+                    change.barrier() == Some(barrier)
+                })
+            };
+            while !take(&mut stream, &mut made) {}
+            assert_eq!(made, [first.as_path()]);
+            // And once more with nothing behind it.
+            mount_memory(&second).expect("mounted");
+            while !made.contains(&second) {
+                take(&mut stream, &mut made);
+            }
+            assert!(tree.uncovered().is_empty());
+            drop((tree, stream));
+            for place in [&first, &second] {
+                unmount(place).expect("unmounted");
+            }
+        }
+    });
 }

@@ -1,10 +1,11 @@
 //! The kernel's table of mounts, as a descriptor that tells when it has changed.
 
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
 
+use super::checked;
 use super::notifier::Notifier;
 
 /// What is mounted where, as this thread sees it (proc(5), `mountinfo`).
@@ -13,34 +14,35 @@ use super::notifier::Notifier;
 #[derive(Debug)]
 pub(crate) struct MountTable {
     file: File,
+    /// What stands for the lines that were read last.
+    read: Option<u64>,
 }
-
-const NOW_AND_THEN: Duration = Duration::from_secs(1);
 
 impl MountTable {
     pub(crate) fn open() -> io::Result<Self> {
         let file = File::open("/proc/thread-self/mountinfo")?;
-        Ok(Self { file })
+        Ok(Self { file, read: None })
     }
 
-    /// Whether something was mounted or unmounted since this was last asked.
-    pub(crate) fn has_changed(&self) -> bool {
+    /// Whether something was mounted or unmounted since this was last asked. If that may not be asked, whether the lines are
+    /// others than were read last.
+    pub(crate) fn has_changed(&mut self) -> bool {
         let mut polled = [awaited(&self.file, libc::POLLPRI)];
-        poll(&mut polled, 0);
-        polled[0].revents & (libc::POLLPRI | libc::POLLERR) != 0
-    }
-
-    /// Waits until something is mounted or unmounted. False if it is `stop` that ends it.
-    pub(crate) fn wait(&self, stop: &Notifier) -> bool {
-        let mut polled = [awaited(&self.file, libc::POLLPRI), awaited(stop, libc::POLLIN)];
-        while poll(&mut polled, -1) < 0 {
-            if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-                // It is denied, or may not have so many descriptors any more. Then it is as if something were mounted now
-                // and then.
-                return !stop.sleep(NOW_AND_THEN);
+        match poll(&mut polled, 0) {
+            Ok(()) => polled[0].revents & (libc::POLLPRI | libc::POLLERR) != 0,
+            Err(_) => {
+                let before = self.read;
+                self.read().is_err() || self.read != before
             }
         }
-        polled[1].revents == 0
+    }
+
+    /// Waits until something is mounted or unmounted. False if it is `stop` that ends it. An error if that may not be waited
+    /// for: two descriptors are more than `RLIMIT_NOFILE` by now, or a seccomp profile denies it.
+    pub(crate) fn wait(&self, stop: &Notifier) -> io::Result<bool> {
+        let mut polled = [awaited(&self.file, libc::POLLPRI), awaited(stop, libc::POLLIN)];
+        poll(&mut polled, -1)?;
+        Ok(polled[1].revents == 0)
     }
 
     /// All its lines.
@@ -48,6 +50,9 @@ impl MountTable {
         let mut lines = Vec::new();
         self.file.seek(SeekFrom::Start(0))?;
         self.file.read_to_end(&mut lines)?;
+        let mut hasher = DefaultHasher::new();
+        lines.hash(&mut hasher);
+        self.read = Some(hasher.finish());
         Ok(lines)
     }
 }
@@ -60,9 +65,14 @@ fn awaited(fd: &impl AsFd, events: libc::c_short) -> libc::pollfd {
     }
 }
 
-/// How many of them are ready; less than 0 if a signal came first, or it may not wait.
-fn poll(polled: &mut [libc::pollfd], milliseconds: libc::c_int) -> libc::c_int {
+/// Waits until one of them is ready, or for so long. What a signal interrupts is begun again.
+fn poll(polled: &mut [libc::pollfd], milliseconds: libc::c_int) -> io::Result<()> {
     let count = polled.len() as libc::nfds_t;
-    // SAFETY: the pointer and the count are those of a live slice, whose descriptors are open.
-    unsafe { libc::poll(polled.as_mut_ptr(), count, milliseconds) }
+    loop {
+        // SAFETY: the pointer and the count are those of a live slice, whose descriptors are open.
+        match checked(unsafe { libc::poll(polled.as_mut_ptr(), count, milliseconds) }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome.map(drop),
+        }
+    }
 }

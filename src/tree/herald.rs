@@ -75,14 +75,23 @@ impl Drop for Call {
 fn proclaim(table: &MountTable, stop: &Arc<Notifier>) {
     /// Where one is mounted, others often follow: they are looked at together.
     const PAUSE: Duration = Duration::from_millis(10);
-    while table.wait(stop) {
+    /// Where it may not be waited for, the workers look for themselves, as often.
+    const DENIED: Duration = Duration::from_secs(1);
+    loop {
+        let pause = match table.wait(stop) {
+            Ok(true) => PAUSE,
+            Ok(false) => return,
+            Err(_) => DENIED,
+        };
         if let Some(herald) = herald().as_ref().filter(|herald| Arc::ptr_eq(&herald.stop, stop)) {
             for called in &herald.called {
                 called.flag.store(true, Ordering::Release);
                 called.thread.unpark();
             }
         }
-        if stop.sleep(PAUSE) {
+        // What else ends the pause is nothing to end for.
+        stop.sleep(pause);
+        if stop.is_signalled() {
             return;
         }
     }

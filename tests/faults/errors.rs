@@ -62,7 +62,7 @@ fn other(half: &str, call: c_long) -> &'static [i32] {
     match call {
         libc::SYS_epoll_wait if half == "tokio" => &[EINTR],
         libc::SYS_epoll_wait => &[EINTR, EBADF],
-        libc::SYS_poll => &[EINTR],
+        libc::SYS_poll => &[EINVAL, EPERM, EINTR],
         // As pselect6, of older C libraries.
         libc::SYS_select => &[],
         _ => unknown(half, call),
