@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::inotify::InotifyFd;
 use super::{checked, checked_size};
@@ -103,9 +104,20 @@ impl Dir {
     /// Waits for whoever is changing the entries right now. The kernel queues the last of what it tells of such a change while
     /// that holds the lock of the directory (`do_rmdir` in fs/namei.c), which a listing takes too (`iterate_dir` in
     /// fs/readdir.c). But the entry is gone before, and what it tells of the entry itself is queued before. Answers whether it
-    /// had that lock: the directory may not be listed, or not be there.
+    /// had that lock: the directory may be neither listed nor searched, or not be there.
     pub(crate) fn wait_for_change(&self) -> bool {
-        self.open(c".", true).and_then(|dir| dir.read(&mut [0; 512])).is_ok()
+        let listed = self.open(c".", true).and_then(|dir| dir.read(&mut [0; 512]));
+        listed.is_ok() || self.misses_a_name()
+    }
+
+    /// Looks for a name that nobody has or had, of which the kernel therefore knows nothing: it asks the file system under that
+    /// lock (`lookup_slow` in fs/namei.c). For where the directory may be searched and not listed.
+    fn misses_a_name(&self) -> bool {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!(".ringwatch-{}-{number}-is-not-here", std::process::id());
+        let found = self.status_of(name.as_bytes());
+        found.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT))
     }
 
     /// Reads some of the entries into `room`; 0 at the end.
@@ -206,7 +218,35 @@ pub(crate) fn entries(mut bytes: &[u8]) -> impl Iterator<Item = Entry<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
     use super::*;
+
+    /// What the replay found: without that, what was removed where a tree may not list was reported twice.
+    #[test]
+    fn who_may_search_a_directory_and_not_list_it_can_wait_for_its_lock() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mode = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).expect("permissions");
+        let waits = || {
+            // On a thread that may not pass over permissions.
+            let mut sets = capabilities(None).expect("capabilities");
+            sets.effective
+                .remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+            set_capabilities(None, sets).expect("fewer capabilities");
+            let found = Dir::find(dir.path().as_os_str().as_encoded_bytes()).expect("it is there");
+            found.wait_for_change()
+        };
+        for (permissions, expected) in [(0o700, true), (0o300, true), (0o400, false), (0o200, false)] {
+            mode(permissions);
+            let waited = std::thread::scope(|scope| scope.spawn(waits).join().expect("no panic"));
+            assert_eq!(waited, expected, "{permissions:o}");
+        }
+        mode(0o700);
+        assert_eq!(fs::read_dir(dir.path()).expect("a listing").count(), 0);
+    }
 
     #[test]
     fn long_paths_are_cut_between_names() {

@@ -97,8 +97,10 @@ impl<'a> Change<'a> {
         self.from
     }
 
-    /// Whether this is a [`MOVED_FROM`](Mask::MOVED_FROM) without a [`MOVED_TO`](Mask::MOVED_TO) to follow: it has left the
-    /// tree, with all below it.
+    /// Whether this is a [`MOVED_FROM`](Mask::MOVED_FROM) that stands for itself: it has left the tree, with all below it.
+    ///
+    /// A directory that is renamed while the tree looks at it for the first time is told of so too, and then as one that has
+    /// come from outside, with its contents.
     pub fn is_moved_out(&self) -> bool {
         self.moved_out
     }

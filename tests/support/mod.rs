@@ -209,7 +209,7 @@ impl Recorder {
 }
 
 /// Waits for what no event tells, such as that another thread has read.
-pub(crate) fn wait_until(condition: impl Fn() -> bool) {
+pub(crate) fn wait_until(mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < PATIENCE, "what was due did not happen");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::mem::{self, MaybeUninit};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use ringwatch::tree::Tree;
 use crate::model::Watched;
 use crate::scenarios::paths;
 use crate::support::backends;
-use crate::support::child::in_child;
+use crate::support::child::{in_child, without_capabilities};
 
 const ROUNDS: usize = 50;
 
@@ -26,13 +27,22 @@ fn a_directory_whose_removal_is_interrupted_is_said_to_be_gone_once() {
         |_| {},
         || {
             stay_on_one_cpu().expect("a CPU to stay on");
-            for &backend in backends() {
+            // Also where a tree may search and not list.
+            for (&backend, mode) in backends()
+                .iter()
+                .flat_map(|backend| [(backend, 0o700), (backend, 0o300)])
+            {
                 let dir = tempfile::tempdir().unwrap();
+                let place = dir.path().join("place");
+                fs::create_dir(&place).unwrap();
                 let tree = Tree::builder(dir.path()).backend(backend).batch_window(Duration::ZERO);
-                let mut watched = Watched::new(tree.open().unwrap());
+                let mut watched = Watched::new(without_capabilities(|| tree.open().unwrap()));
+                fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+                watched.changes();
                 for round in 0..ROUNDS {
-                    removed_once(&mut watched, &dir.path().join(format!("d{round}")));
+                    removed_once(&mut watched, &place.join(format!("d{round}")));
                 }
+                fs::set_permissions(&place, fs::Permissions::from_mode(0o700)).unwrap();
             }
         },
     );

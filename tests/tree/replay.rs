@@ -165,12 +165,8 @@ fn few(seed: u64) -> Round {
     }
 }
 
-/// Several times, as it was when it failed: its operations were those of threads.
+/// Several times.
 fn again(round: Round) -> impl Iterator<Item = Round> {
-    let round = Round {
-        processes: false,
-        ..round
-    };
     std::iter::repeat_n(round, TIMES)
 }
 
@@ -207,6 +203,24 @@ fn replaying_gives_what_is_there_where_links_are_followed() {
     check("with links", seeds(60).map(linked));
 }
 
+/// In a process that does nothing else: what another test closes would be closed only when the last of them has begun.
+#[test]
+fn replaying_gives_what_is_there_behind_processes() {
+    in_namespaces("replay::replaying_gives_what_is_there_behind_processes", || {
+        let dir = crate::round::place();
+        let file = dir.path().join("file");
+        assert!(in_process(|| std::fs::write(&file, "").expect("a file")));
+        assert!(file.exists());
+        // Without the words of a panic.
+        assert!(!in_process(|| std::panic::resume_unwind(Box::new("it fails"))));
+        let processes = |seed| Round {
+            processes: true,
+            ..Round::of(seed)
+        };
+        check("with processes", seeds(60).map(processes));
+    });
+}
+
 #[test]
 fn replaying_gives_what_is_there_where_file_systems_come_and_go() {
     let name = "replay::replaying_gives_what_is_there_where_file_systems_come_and_go";
@@ -232,14 +246,4 @@ fn replaying_gives_what_is_there_where_watches_are_few() {
         }
         check("with few watches", seeds(40).map(few));
     });
-}
-
-#[test]
-fn what_a_process_does_is_done_and_that_it_fails_is_told() {
-    let dir = crate::round::place();
-    let file = dir.path().join("file");
-    assert!(in_process(|| std::fs::write(&file, "").expect("a file")));
-    assert!(file.exists());
-    // Without the words of a panic.
-    assert!(!in_process(|| std::panic::resume_unwind(Box::new("it fails"))));
 }

@@ -84,7 +84,6 @@ impl Round {
             2 => Some(Second::Within),
             _ => None,
         };
-        round.processes = random.one_in(3);
         round
     }
 }
