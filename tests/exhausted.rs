@@ -22,10 +22,14 @@ fn descriptors() -> usize {
 }
 
 fn allow_descriptors(count: usize) {
-    let limit = libc::rlimit {
-        rlim_cur: count as libc::rlim_t,
-        rlim_max: 20_000,
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
     };
+    // SAFETY: the limit is writable and lives through the call.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+    // The most there may ever be stays: not everybody may raise it.
+    limit.rlim_cur = count as libc::rlim_t;
     // SAFETY: the limit lives through the call.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
 }
