@@ -134,6 +134,7 @@ const KEPT: &[fn() -> Round] = &[
         ..Round::of(21_487)
     },
     || within(80),
+    || within(306),
     || within(391),
     || within(1_016),
     || within(20_777),
