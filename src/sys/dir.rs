@@ -135,6 +135,16 @@ pub(crate) fn own_working_directory() -> bool {
     checked(unsafe { libc::unshare(libc::CLONE_FS) }).is_ok()
 }
 
+/// Whether an error says that nothing is there, or no way to it.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    matches!(errno(error), libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
+}
+
+/// Which error of a system call it is.
+pub(crate) fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
 /// The part of a path that one call can take, and what is behind it.
 fn first_step(path: &[u8]) -> (&[u8], Option<&[u8]>) {
     if path.len() <= PATH_MAX {

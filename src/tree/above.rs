@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::found::Outcome;
-use crate::sys::dir::{Dir, Identity};
+use crate::sys::dir::{Dir, Identity, errno};
 
 /// A directory of the tree, as the crawl needs it that is to look at what is in it.
 #[derive(Debug)]
@@ -234,7 +234,7 @@ fn same(opened: io::Result<Dir>, expected: Identity) -> Result<Dir, Outcome> {
         Ok((identity, dir)) if identity == expected => Ok(dir),
         // It may be there, behind what may not be searched; or there are not enough descriptors to look.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EMFILE | libc::ENFILE)) => {
-            Err(Outcome::Failed(error.raw_os_error().unwrap_or(libc::EIO)))
+            Err(Outcome::Failed(errno(&error)))
         }
         _ => Err(Outcome::Lost),
     }

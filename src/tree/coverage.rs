@@ -59,7 +59,7 @@ impl Tracker {
 
     /// A root is covered now by itself: so may be what is there in other roots.
     pub(super) fn try_refused_twins(&mut self, root: Id) {
-        if self.uncovered.is_empty() || self.roots.len() < 2 || self.nodes.get(root).parent != NONE {
+        if self.nodes.get(root).parent != NONE {
             return;
         }
         for twin in self.twins(root) {

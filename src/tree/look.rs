@@ -14,7 +14,7 @@ use super::files::{Fingerprint, UNKNOWN};
 use super::found::{Found, Outcome, Part};
 use super::nodes::NONE;
 use crate::mask::Mask;
-use crate::sys::dir::{Dir, Identity, Kind, Status, entries, own_working_directory};
+use crate::sys::dir::{Dir, Identity, Kind, Status, entries, errno, is_absent, own_working_directory};
 
 /// One thread of a crawl: what it has found, and what is to be looked at next.
 pub(super) struct Looker<'a> {
@@ -141,9 +141,9 @@ impl<'a> Looker<'a> {
         if work.above.length_with(work.name) > LONGEST_PATH {
             return Err(Outcome::Failed(libc::ENAMETOOLONG));
         }
-        let failed = |error: io::Error| match error.raw_os_error().unwrap_or(libc::EIO) {
-            libc::ENOENT | libc::ENOTDIR | libc::ELOOP => Outcome::Vanished,
-            code => Outcome::Failed(code),
+        let failed = |error: io::Error| match is_absent(&error) {
+            true => Outcome::Vanished,
+            false => Outcome::Failed(errno(&error)),
         };
         let dir = match work.above.is_unneeded() {
             false => open.get(&work.above)?.open(work.name(), work.link),
@@ -164,40 +164,36 @@ impl<'a> Looker<'a> {
         match watched {
             Ok(wd) => Ok((dir, identity, wd)),
             // It is open, so it is there: /proc is what is not.
-            Err(error) => Err(Outcome::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
+            Err(error) => Err(Outcome::Failed(errno(&error))),
         }
     }
 
     fn list(&mut self, dir: &Dir, work: &Work) -> io::Result<()> {
         let mut room = std::mem::take(&mut self.room);
-        let mut relative = false;
-        let mut broke_off = Ok(());
-        let listed = loop {
-            match dir.read(&mut room) {
-                Ok(0) => break Ok(()),
-                Ok(length) => {
-                    let now = now();
-                    for entry in entries(&room[..length]) {
-                        if !relative && self.shared.manner.filter.is_some() && entry.kind != Kind::Other {
-                            work.above.write_relative(work.name, &mut self.relative);
-                            relative = true;
-                        }
-                        if let Err(error) = self.take(entry.kind, entry.name, dir, now) {
-                            broke_off = Err(error);
-                            break;
-                        }
-                    }
-                    if broke_off.is_err() {
-                        break broke_off;
-                    }
-                }
-                // Removed while it was open.
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
+        let listed = self.list_into(&mut room, dir, work);
         self.room = room;
         listed
+    }
+
+    fn list_into(&mut self, room: &mut [u8], dir: &Dir, work: &Work) -> io::Result<()> {
+        let mut relative = false;
+        loop {
+            let length = match dir.read(room) {
+                Ok(0) => return Ok(()),
+                Ok(length) => length,
+                // Removed while it was open.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let now = now();
+            for entry in entries(&room[..length]) {
+                if !relative && self.shared.manner.filter.is_some() && entry.kind != Kind::Other {
+                    work.above.write_relative(work.name, &mut self.relative);
+                    relative = true;
+                }
+                self.take(entry.kind, entry.name, dir, now)?;
+            }
+        }
     }
 
     /// An error if it can't be told what it is.
@@ -271,7 +267,7 @@ impl<'a> Looker<'a> {
 
 /// A listing that was not to be had whole.
 fn broken(wd: i32, identity: Identity, error: &io::Error) -> Outcome {
-    let code = error.raw_os_error().unwrap_or(libc::EIO);
+    let code = errno(error);
     Outcome::Unlisted { wd, identity, code }
 }
 

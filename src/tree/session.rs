@@ -271,18 +271,15 @@ impl Tracker {
                     .mended_by("let mounts be crossed, or add it as a root");
                 self.say_uncovered(id, error, out);
             }
-            Outcome::Failed(code) => {
-                self.renew(id, out);
-                self.nodes.get_mut(id).state = State::Uncovered;
-                self.refused(id, "watch directory", code, out);
-            }
-            Outcome::Unlisted { code, .. } => {
-                // What was listed of it is no more to be relied on than the rest.
+            // What was listed of it is no more to be relied on than the rest.
+            Outcome::Failed(code) | Outcome::Unlisted { code, .. } => {
                 ids[number] = NONE;
                 self.release(found.outcome);
                 self.renew(id, out);
                 self.nodes.get_mut(id).state = State::Uncovered;
-                self.refused(id, "list directory", code, out);
+                let watched = found.outcome.wd().is_some();
+                let operation = if watched { "list directory" } else { "watch directory" };
+                self.refused(id, operation, code, out);
             }
             // It leads to no directory.
             Outcome::Vanished if is_link => {

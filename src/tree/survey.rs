@@ -22,7 +22,7 @@ use super::worker::{Shared, Worker, add_one};
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 use crate::queue::add;
-use crate::sys::dir::Dir;
+use crate::sys::dir::{Dir, errno, is_absent};
 
 /// How long to wait before what was refused is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(5);
@@ -82,19 +82,19 @@ impl Worker {
             let idle = std::mem::take(&mut self.awaiting);
             return self.tracker.releasing.extend(idle);
         }
-        /// Each time one more of the directories above was made while those were watched.
+        /// As long as what is next above is another each time, since it was made while one further above was watched.
         const MOST_MADE: usize = 8;
-        let mut above = self.watch_above();
         for _ in 0..MOST_MADE {
-            let again = self.watch_above();
-            if std::mem::replace(&mut above, again) == above {
+            let mut above = self.watch_above();
+            above.retain(|&wd| self.tracker.nodes.by_wd(wd).is_none());
+            let before = std::mem::replace(&mut self.awaiting, above);
+            let is_new = before != self.awaiting;
+            let idle = before.into_iter().filter(|wd| !self.awaiting.contains(wd));
+            self.tracker.releasing.extend(idle);
+            if !is_new {
                 break;
             }
         }
-        above.retain(|&wd| self.tracker.nodes.by_wd(wd).is_none());
-        let before = std::mem::replace(&mut self.awaiting, above);
-        let idle = before.into_iter().filter(|wd| !self.awaiting.contains(wd));
-        self.tracker.releasing.extend(idle);
         // It may have appeared before it was waited for.
         self.tracker.look_for_missing();
     }
@@ -425,15 +425,6 @@ impl Worker {
         let found = std::mem::replace(draft, next);
         self.hand_on(None, found);
     }
-}
-
-/// Nothing is there, or no way to it.
-fn is_absent(error: &io::Error) -> bool {
-    matches!(errno(error), libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
-}
-
-fn errno(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(libc::EIO)
 }
 
 /// Waits until the consumer has taken some of what was found, unless it waits for us.
