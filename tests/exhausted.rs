@@ -10,12 +10,7 @@ use std::path::{Path, PathBuf};
 use ringwatch::tree::{Tree, TreeStream};
 use ringwatch::{Backend, Error, ErrorKind, EventBatch, EventStream, Inotify, Mask, Reader};
 use support::child::{deny_calls, in_child, in_namespaces, mount_memory};
-use support::{backends, everything, skip};
-
-fn assert_names(error: &Error, kind: ErrorKind, remedy: &str) {
-    assert_eq!(error.kind(), kind, "{error}");
-    assert!(error.remedy().is_some_and(|text| text.contains(remedy)), "{error}");
-}
+use support::{assert_names, backends, everything, skip};
 
 fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").expect("/proc").count() - 1

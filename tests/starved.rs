@@ -14,7 +14,7 @@ use ringwatch::tree::Tree;
 use ringwatch::{Backend, BackendKind, Error, ErrorKind, Inotify, Limits, Mask, OwnedEvent};
 use support::child::{in_child, in_namespaces, mount_memory, mount_memory_as};
 use support::kernel::{QueueLimit, alone_with_queues};
-use support::{Flood, backends, everything, on_every_backend, seen, skip};
+use support::{Flood, assert_names, backends, everything, on_every_backend, seen, skip};
 
 /// Sets a limit of this user namespace. False if that is not allowed.
 fn limit(name: &str, value: usize) -> bool {
@@ -23,11 +23,6 @@ fn limit(name: &str, value: usize) -> bool {
         skip("a limit of its own", "RINGWATCH_REQUIRE_NAMESPACES", denied);
     }
     written.is_ok()
-}
-
-fn assert_names(error: &Error, kind: ErrorKind, remedy: &str) {
-    assert_eq!(error.kind(), kind, "{error}");
-    assert!(error.remedy().is_some_and(|text| text.contains(remedy)), "{error}");
 }
 
 #[test]

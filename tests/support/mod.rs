@@ -306,3 +306,9 @@ pub(crate) fn everything(backend: Backend, dir: &Path) -> ringwatch::Result<()> 
     tree.barrier()?;
     Ok(())
 }
+
+/// An error says what mends it.
+pub(crate) fn assert_names(error: &ringwatch::Error, kind: ringwatch::ErrorKind, remedy: &str) {
+    assert_eq!(error.kind(), kind, "{error}");
+    assert!(error.remedy().is_some_and(|text| text.contains(remedy)), "{error}");
+}

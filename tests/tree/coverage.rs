@@ -14,7 +14,7 @@ use crate::model::{Model, Node, Watched, difference, disk};
 use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child;
 
-fn mode(path: &Path, mode: u32) {
+pub(crate) fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
 }
 

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io;
 use std::mem::{self, MaybeUninit};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use ringwatch::Mask;
 use ringwatch::tree::Tree;
 
+use crate::coverage::mode;
 use crate::model::Watched;
 use crate::scenarios::paths;
 use crate::support::backends;
@@ -28,7 +28,7 @@ fn a_directory_whose_removal_is_interrupted_is_said_to_be_gone_once() {
         || {
             stay_on_one_cpu().expect("a CPU to stay on");
             // Also where a tree may search and not list.
-            for (&backend, mode) in backends()
+            for (&backend, permissions) in backends()
                 .iter()
                 .flat_map(|backend| [(backend, 0o700), (backend, 0o300)])
             {
@@ -37,12 +37,12 @@ fn a_directory_whose_removal_is_interrupted_is_said_to_be_gone_once() {
                 fs::create_dir(&place).unwrap();
                 let tree = Tree::builder(dir.path()).backend(backend).batch_window(Duration::ZERO);
                 let mut watched = Watched::new(without_capabilities(|| tree.open().unwrap()));
-                fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+                mode(&place, permissions);
                 watched.changes();
                 for round in 0..ROUNDS {
                     removed_once(&mut watched, &place.join(format!("d{round}")));
                 }
-                fs::set_permissions(&place, fs::Permissions::from_mode(0o700)).unwrap();
+                mode(&place, 0o700);
             }
         },
     );

@@ -96,8 +96,7 @@ fn a_root_may_be_a_file_once_and_a_directory_then() {
 #[test]
 fn files_of_one_directory_are_roots_of_their_own() {
     let (_dir, place) = place();
-    let files = ["a", "b", "c"].map(|name| place.join(name));
-    files.iter().for_each(|file| fs::write(file, "").unwrap());
+    let files = made_in(&place, ["a", "b", "c"]);
     let mut watched = watch(Tree::builder(&files[0]));
     watched.tree.add_root(&files[1]).unwrap();
     assert_eq!(
@@ -172,6 +171,13 @@ fn a_missing_root_may_turn_out_to_be_a_file() {
     assert_eq!(watched.tree.roots(), [root]);
 }
 
+/// Files that are there, without contents.
+fn made_in<const N: usize>(dir: &Path, names: [&str; N]) -> [PathBuf; N] {
+    let files = names.map(|name| dir.join(name));
+    files.iter().for_each(|file| fs::write(file, "").unwrap());
+    files
+}
+
 /// What is written to each is told under the path that it was given as.
 fn assert_heard(watched: &mut Watched, files: &[PathBuf]) {
     watched.changes();
@@ -187,8 +193,8 @@ fn files_whose_directory_has_several_paths_are_each_told_of_under_their_own() {
     let (_dir, place) = place();
     fs::create_dir(place.join("dir")).unwrap();
     std::os::unix::fs::symlink("dir", place.join("link")).unwrap();
-    let files = ["dir/1", "dir/../dir/2", "link/3"].map(|name| place.join(name));
-    files.iter().for_each(|file| fs::write(file, "").unwrap());
+    let names = ["dir/1", "dir/../dir/2", "link/3"];
+    let files = made_in(&place, names);
     let builder = Tree::builder(&files[0]).root(&files[1]).await_missing_roots(true);
     let mut watched = watch(builder);
     assert_eq!(watched.tree.stats().directories, 1);
@@ -204,15 +210,14 @@ fn files_whose_directory_has_several_paths_are_each_told_of_under_their_own() {
     watched.wait_for(|change| change.uncovered().is_some());
     watched.changes();
     fs::create_dir(place.join("dir")).unwrap();
-    files.iter().for_each(|file| fs::write(file, "").unwrap());
+    made_in(&place, names);
     assert_heard(&mut watched, &files[1..]);
 }
 
 #[test]
 fn files_that_were_covered_as_a_whole_are_all_roots_again_behind_that() {
     let (_dir, place) = place();
-    let files = ["1", "2"].map(|name| place.join(name));
-    files.iter().for_each(|file| fs::write(file, "").unwrap());
+    let files = made_in(&place, ["1", "2"]);
     let mut watched = watch(Tree::builder(&files[0]));
     watched.tree.add_root(&place).unwrap();
     watched.changes();
@@ -228,18 +233,17 @@ fn files_of_a_directory_that_comes_back_are_all_found() {
     for awaits in [true, false] {
         let (_dir, place) = place();
         let dir = place.join("dir");
-        let files = ["1", "2", "3"].map(|name| dir.join(name));
-        let make = |dir: &Path| {
-            fs::create_dir(dir).unwrap();
-            files.iter().for_each(|file| fs::write(file, "").unwrap());
+        let make = || {
+            fs::create_dir(&dir).unwrap();
+            made_in(&dir, ["1", "2", "3"])
         };
-        make(&dir);
+        let files = make();
         let builder = Tree::builder(&files[0]).root(&files[1]).await_missing_roots(awaits);
         let mut watched = watch(builder);
         fs::remove_dir_all(&dir).unwrap();
         watched.wait_for(|change| change.uncovered().is_some());
         watched.changes();
-        make(&dir);
+        make();
         if !awaits {
             // The remedy.
             files[..2].iter().for_each(|file| watched.tree.add_root(file).unwrap());
@@ -256,8 +260,7 @@ fn files_of_a_directory_that_comes_back_are_all_found() {
 #[test]
 fn files_that_are_there_when_a_tree_is_opened_are_reported_once() {
     let (_dir, place) = place();
-    let files = ["1", "2", "3"].map(|name| place.join(name));
-    files.iter().for_each(|file| fs::write(file, "").unwrap());
+    let files = made_in(&place, ["1", "2", "3"]);
     let builder = Tree::builder(&files[0]).root(&files[1]).root(&files[2]);
     let mut watched = watch(builder.report_existing(true));
     assert_eq!(made(&mut watched), files);

@@ -1,7 +1,6 @@
 //! Roots: several, in one another, files, missing, deleted, renamed.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use ringwatch::tree::{OwnedChange, Recovery, Tree, TreeBuilder};
 use ringwatch::{ErrorKind, Mask};
 use tempfile::{TempDir, tempdir};
 
+use crate::coverage::mode;
 use crate::model::Watched;
 use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child::without_capabilities;
@@ -373,7 +373,7 @@ fn a_forbidden_root_is_tried_again_when_another_directory_takes_its_place() {
     let dir = tempdir().unwrap();
     let (root, inner) = (dir.path().join("root"), dir.path().join("root/inner"));
     fs::create_dir_all(&inner).unwrap();
-    fs::set_permissions(&inner, fs::Permissions::from_mode(0o000)).unwrap();
+    mode(&inner, 0o000);
     let tree = without_capabilities(|| Tree::new(&root).unwrap());
     let mut watched = Watched::new(tree);
     watched.tree.add_root(&inner).unwrap();
@@ -401,7 +401,7 @@ fn a_forbidden_root_whose_directory_goes_is_said_to_be_missing() {
         let dir = tempdir().unwrap();
         let (root, inner) = (dir.path().join("root"), dir.path().join("root/above/inner"));
         fs::create_dir_all(&inner).unwrap();
-        fs::set_permissions(&inner, fs::Permissions::from_mode(0o000)).unwrap();
+        mode(&inner, 0o000);
         let mut watched = Watched::new(without_capabilities(|| Tree::new(&root).unwrap()));
         watched.tree.add_root(&inner).unwrap();
         watched.changes();

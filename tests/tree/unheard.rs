@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +11,7 @@ use ringwatch::Mask;
 use ringwatch::tree::{OwnedChange, Recovery, Tree};
 use tempfile::{TempDir, tempdir};
 
+use crate::coverage::mode;
 use crate::model::Watched;
 use crate::overflow::BUDGET;
 use crate::scenarios::paths;
@@ -67,10 +68,6 @@ fn place() -> Place {
         outside,
         stock,
     }
-}
-
-fn mode(path: &Path, mode: u32) {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
 }
 
 /// What was reported, of which no look may be.
