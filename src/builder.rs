@@ -1,18 +1,16 @@
 //! How an instance is made.
 
-use std::io;
 use std::time::Duration;
 
 use crate::backend::{Backend, BackendReport};
+use crate::causes::instance_error;
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inotify::Inotify;
-use crate::limits;
-use crate::sys::inotify::{InotifyFd, LARGEST_RECORD, descriptor_available};
+use crate::sys::inotify::{InotifyFd, LARGEST_RECORD};
 use crate::sys::late;
 use crate::sys::pool::Pool;
 use crate::sys::probe;
-use crate::sys::rlimit;
 
 /// Makes an [`Inotify`] that is not as [`Inotify::new`] makes it.
 ///
@@ -169,18 +167,4 @@ fn by_no_limit(refusal: Error) -> Error {
         return instance_error(OPERATION, &cause);
     }
     refusal
-}
-
-fn instance_error(operation: &'static str, cause: &io::Error) -> Error {
-    match cause.raw_os_error() {
-        // The same errno for two limits: if another descriptor can be had, it was the other.
-        Some(libc::EMFILE) if descriptor_available() => {
-            Error::os(ErrorKind::InstanceLimit, operation, cause).mended_by(limits::remedy("max_user_instances"))
-        }
-        Some(libc::EMFILE | libc::ENFILE) => {
-            Error::os(ErrorKind::DescriptorLimit, operation, cause).mended_by(rlimit::descriptors())
-        }
-        Some(libc::ENOMEM) => Error::os(ErrorKind::OutOfMemory, operation, cause),
-        _ => Error::os(ErrorKind::Other, operation, cause),
-    }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, BackendKind, BackendReport, Features};
 use crate::batch::{EventBatch, Shelf};
-use crate::decode::Malformed;
+use crate::causes::{descriptor_error, is_out_of_descriptors, malformed_error};
 use crate::engine::Source;
 use crate::error::{Error, ErrorKind, Result};
 use crate::queue::{Failure, Feed, Taken, add};
@@ -17,7 +17,6 @@ use crate::sys::fork::Home;
 use crate::sys::inotify::InotifyFd;
 use crate::sys::pool::{Buffer, Pool};
 use crate::sys::probe;
-use crate::sys::rlimit;
 use crate::table::{Recent, Table};
 
 /// One inotify instance. The control half is the table, the data half the feed; they share the descriptor and no more.
@@ -125,7 +124,7 @@ impl Core {
                 Err(Unmade::Other(error)) => return Err(error),
                 // Not a word about io_uring: epoll would meet the same.
                 Err(Unmade::Backend(cause)) if is_out_of_descriptors(&cause) => {
-                    return Err(out_of_descriptors(operation, &cause));
+                    return Err(descriptor_error(operation, &cause));
                 }
                 Err(Unmade::Backend(cause)) => probe::refusal("set up io_uring", &cause),
             };
@@ -136,8 +135,7 @@ impl Core {
         }
         make(None).map_err(|unmade| match unmade {
             Unmade::Other(error) => error,
-            Unmade::Backend(cause) if is_out_of_descriptors(&cause) => out_of_descriptors(operation, &cause),
-            Unmade::Backend(cause) => Error::os(ErrorKind::Other, operation, &cause),
+            Unmade::Backend(cause) => descriptor_error(operation, &cause),
         })
     }
 
@@ -273,21 +271,6 @@ impl Core {
         self.feed.queue.close(&self.feed);
         self.table.close();
     }
-}
-
-fn is_out_of_descriptors(cause: &io::Error) -> bool {
-    matches!(cause.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-}
-
-fn out_of_descriptors(operation: &'static str, cause: &io::Error) -> Error {
-    Error::os(ErrorKind::DescriptorLimit, operation, cause).mended_by(rlimit::descriptors())
-}
-
-pub(crate) fn malformed_error(malformed: Malformed) -> Error {
-    let Malformed { offset, claimed, left } = malformed;
-    let cause = format!("the record at byte {offset} of a read claims {claimed} bytes, and {left} are left");
-    Error::text(ErrorKind::Malformed, "decode events", cause)
-        .mended_by("the events behind it in this buffer are lost; later ones are not affected")
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod backend;
 mod barrier;
 mod batch;
 mod builder;
+mod causes;
 mod core;
 mod decode;
 mod driver;

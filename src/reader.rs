@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{BackendKind, BackendReport};
 use crate::batch::EventBatch;
+use crate::causes::descriptor_error;
 use crate::core::{Core, Next};
 use crate::engine::{Engine, Source, Wait};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,7 +20,6 @@ use crate::sys::gate::Gate;
 #[cfg(feature = "tokio")]
 use crate::sys::inotify::InotifyFd;
 use crate::sys::notifier::Notifier;
-use crate::sys::rlimit;
 use crate::table::Recent;
 
 const WAIT: &str = "wait for events";
@@ -77,7 +77,7 @@ impl Reader {
     pub(crate) fn new(core: Arc<Core>) -> Result<Self> {
         const OPERATION: &str = "open reader";
         let source = core.source(OPERATION)?;
-        let failed = |cause| Error::os(ErrorKind::DescriptorLimit, OPERATION, &cause).mended_by(rlimit::descriptors());
+        let failed = |cause| descriptor_error(OPERATION, &cause);
         let notifier = Arc::new(Notifier::new().map_err(failed)?);
         let gate = Gate::new(&notifier).map_err(failed)?;
         let half = Half::Reader(Arc::clone(&notifier));

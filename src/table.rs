@@ -16,11 +16,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::barrier::{Arrival, Barriers};
+use crate::causes::{add_error, marker_error};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits;
 use crate::mask::Mask;
 use crate::sys::inotify::{InotifyFd, MarkerInode};
-use crate::sys::rlimit;
 use crate::watch::Watch;
 
 /// Ended watches that are still known, for events behind their `IGNORED`.
@@ -224,11 +223,7 @@ impl Table {
         };
         inode.and_then(|()| state.mark(&fd, number, false)).map_err(|cause| {
             state.barriers.withdraw(number);
-            match cause.raw_os_error() {
-                Some(libc::ENOENT) => Error::os(ErrorKind::NotFound, OPERATION, &cause)
-                    .mended_by("mount /proc: the marker is reached through /proc/self/fd"),
-                _ => add_error(OPERATION, None, Mask::empty(), &cause),
-            }
+            marker_error(&cause)
         })?;
         Ok(number)
     }
@@ -284,42 +279,6 @@ fn kernel_watches(fd: &InotifyFd) -> Option<HashSet<i32>> {
         u32::from_str_radix(wd, 16).ok().map(u32::cast_signed)
     });
     Some(wds.collect())
-}
-
-pub(crate) fn add_error(operation: &'static str, path: Option<&Path>, mask: Mask, cause: &io::Error) -> Error {
-    let (kind, remedy) = match cause.raw_os_error() {
-        Some(libc::ENOENT) => (ErrorKind::NotFound, None),
-        Some(libc::EACCES | libc::EPERM) => (
-            ErrorKind::PermissionDenied,
-            Some("watching needs read permission on it, and search permission above it".into()),
-        ),
-        Some(libc::ENOTDIR) => (ErrorKind::NotADirectory, None),
-        Some(libc::EEXIST) => (
-            ErrorKind::AlreadyExists,
-            Some("its inode is watched already; leave MASK_CREATE out to update that watch".into()),
-        ),
-        Some(libc::ENOSPC) => (ErrorKind::WatchLimit, Some(limits::remedy("max_user_watches"))),
-        Some(libc::EMFILE | libc::ENFILE) => (ErrorKind::DescriptorLimit, Some(rlimit::descriptors())),
-        Some(libc::ENOMEM) => (ErrorKind::OutOfMemory, None),
-        Some(libc::EINVAL) if mask.contains(Mask::MASK_ADD | Mask::MASK_CREATE) => (
-            ErrorKind::InvalidInput,
-            Some("MASK_ADD and MASK_CREATE exclude each other".into()),
-        ),
-        Some(libc::ENAMETOOLONG) => (
-            ErrorKind::InvalidInput,
-            Some("change into a directory above it, and name it from there".into()),
-        ),
-        Some(libc::EINVAL | libc::ELOOP) => (ErrorKind::InvalidInput, None),
-        _ => (ErrorKind::Other, None),
-    };
-    let mut error = Error::os(kind, operation, cause);
-    if let Some(path) = path {
-        error = error.at(path);
-    }
-    match remedy {
-        Some(remedy) => error.mended_by(remedy),
-        None => error,
-    }
 }
 
 impl State {

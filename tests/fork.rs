@@ -342,6 +342,15 @@ fn a_child_waits_for_no_lock_of_its_parent() {
     );
 }
 
+/// Says that it is done also where something fails: what waits for that would be waited for.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn fork_amid_work(backend: Backend) {
     let forks = support::often(40);
     let dir = tempfile::tempdir().expect("a directory");
@@ -354,6 +363,7 @@ fn fork_amid_work(backend: Backend) {
     let mut stream = inotify.stream().expect("a stream");
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _done = Done(&done);
         let until_done = |work: &dyn Fn()| {
             while !done.load(Ordering::Relaxed) {
                 work();
@@ -398,6 +408,5 @@ fn fork_amid_work(backend: Backend) {
             });
             join(child);
         }
-        done.store(true, Ordering::Relaxed);
     });
 }

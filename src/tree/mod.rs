@@ -31,6 +31,7 @@ mod halves;
 #[cfg(any(test, fuzzing))]
 mod harness;
 mod herald;
+mod inner_roots;
 mod jobs;
 mod links;
 mod look;
@@ -76,9 +77,10 @@ use self::outlet::Outlet;
 #[cfg(loom)]
 pub(crate) use self::outlet::a_tree_waits_for_room;
 use self::tracker::Tracker;
-use self::worker::{Shared, Worker, marker_error};
+use self::worker::{Shared, Worker};
 use crate::backend::BackendReport;
 use crate::barrier::Barrier;
+use crate::causes::marker_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::stats::Stats;
 use crate::stream::attach;
@@ -357,8 +359,8 @@ impl Tree {
     /// A link to a file is that file, [as for the builder](TreeBuilder::root).
     ///
     /// A root that lies in another is covered there, and its changes are reported once, behind that of its own directory. If
-    /// the other is added later, what is in the one that was there is not reported again. One that is there already is looked
-    /// at again if it is not covered.
+    /// the other is added later, what is in the one that was there is not reported again, unless it has other paths there. One
+    /// that is there already is looked at again if it is not covered.
     ///
     /// # Errors
     /// [`Closed`](ErrorKind::Closed); [`InvalidInput`](ErrorKind::InvalidInput) if the path is longer than 64 KiB,

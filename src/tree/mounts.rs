@@ -12,7 +12,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -24,7 +23,7 @@ use super::tracker::{Out, Tracker};
 use super::worker::Worker;
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
-use crate::sys::dir::{Dir, Identity};
+use crate::sys::dir::{Dir, Identity, is_absent};
 use crate::sys::mounts::MountTable;
 
 /// Where something is mounted, and the lines that say what: the last of them lies over the others.
@@ -219,7 +218,7 @@ impl Worker {
 }
 
 /// What is at a directory's path instead.
-enum Instead {
+pub(super) enum Instead {
     Nothing,
     Another,
     Unknown,
@@ -241,15 +240,15 @@ impl Tracker {
         }
     }
 
-    fn is_in_place(&mut self, id: Id) -> Result<(), Instead> {
+    pub(super) fn is_in_place(&mut self, id: Id) -> Result<(), Instead> {
         let path = self.nodes.path(id);
         let (device, inode) = self.nodes.identity(id);
         match Dir::find(&path).and_then(|dir| dir.identity()) {
             Ok(found) if found != Identity { device, inode } => Err(Instead::Another),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Instead::Nothing),
-            // Behind what may not be searched. What becomes accessible again is looked at again.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Instead::Unknown),
-            _ => Ok(()),
+            Ok(_) => Ok(()),
+            Err(error) if is_absent(&error) => Err(Instead::Nothing),
+            // Behind what may not be searched: what becomes accessible again is looked at again. Or nobody can tell for now.
+            Err(_) => Err(Instead::Unknown),
         }
     }
 

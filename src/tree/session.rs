@@ -11,10 +11,10 @@ use super::found::{Crawl, Found, Outcome};
 use super::jobs::Probe;
 use super::nodes::{CONFIRMED, ENDED, Id, LINK, LISTED, NONE, SINGLES, State};
 use super::tracker::{Out, Tracker};
+use crate::causes::add_error;
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 use crate::sys::dir::Kind;
-use crate::table::add_error;
 
 const MADE: Mask = Mask::CREATE.union(Mask::ISDIR);
 /// Names in one directory that may be in doubt until that may be searched: whoever renames in it could make more and more.
@@ -206,7 +206,7 @@ impl Tracker {
                             ids[number] = NONE;
                             return self.share_singles(id, other);
                         }
-                        self.yield_singles(other, id);
+                        self.yield_root(other, id);
                         self.left_over.push((id, found.outcome));
                         self.changed = true;
                         ids[number] = NONE;
@@ -220,7 +220,7 @@ impl Tracker {
                         if other != id
                             && !is_link
                             && self.nodes.get(other).parent == NONE
-                            && !self.is_below(id, other)
+                            && self.is_named_alike(other, id)
                             && self.adopt(other, id) =>
                     {
                         ids[number] = NONE;
@@ -370,6 +370,7 @@ impl Tracker {
             if node.state != State::Pending || node.session != self.session {
                 continue;
             }
+            self.part_with_root(id, outcome, out);
             let is_void = |wd| !self.is_watched_elsewhere(id, wd);
             if self.changed || outcome.wd().is_some_and(is_void) {
                 self.look_later(id);

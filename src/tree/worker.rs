@@ -24,7 +24,8 @@ use super::read::Read;
 use super::roots::Root;
 use super::survey::AGAIN;
 use super::tracker::{Out, Seen, Tracker};
-use crate::core::{Core, malformed_error};
+use crate::causes::malformed_error;
+use crate::core::Core;
 use crate::decode::{Record, Records};
 use crate::error::{Error, ErrorKind};
 use crate::limits::Limits;
@@ -481,13 +482,4 @@ fn most_queued() -> usize {
     usize::try_from(events)
         .unwrap_or(usize::MAX)
         .saturating_mul(LARGEST_RECORD)
-}
-
-/// Why no marker can be set.
-pub(super) fn marker_error(cause: &io::Error) -> Error {
-    match cause.raw_os_error() {
-        Some(libc::ENOENT) => Error::os(ErrorKind::NotFound, "set barrier", cause)
-            .mended_by("mount /proc: the marker is reached through /proc/self/fd"),
-        _ => crate::table::add_error("set barrier", None, Mask::empty(), cause),
-    }
 }

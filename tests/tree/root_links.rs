@@ -7,7 +7,7 @@ use ringwatch::Mask;
 use ringwatch::tree::{OwnedChange, Recovery, Tree};
 
 use crate::roots::{made, place, watch};
-use crate::scenarios::paths;
+use crate::scenarios::{assert_watched_exactly, paths};
 
 #[test]
 fn a_directory_that_is_two_roots_is_lost_and_found_by_both() {
@@ -33,6 +33,34 @@ fn a_directory_that_is_two_roots_is_lost_and_found_by_both() {
         fs::write(root.join("file"), "").unwrap();
         assert_eq!(made(&mut watched), [link.join("file")]);
         fs::remove_dir_all(&root).unwrap();
+    }
+}
+
+/// Not under the path of the root that was there first, which had told of it.
+#[test]
+fn what_is_in_a_root_is_told_under_the_other_path_it_has_in_a_root_that_is_added() {
+    let (_dir, place) = place();
+    let (outer, link) = (place.join("outer"), place.join("link"));
+    fs::create_dir_all(outer.join("a/sub")).unwrap();
+    fs::write(outer.join("a/sub/file"), "").unwrap();
+    symlink(outer.join("a"), &link).unwrap();
+    let told = ["a", "a/sub", "a/sub/file"].map(|name| outer.join(name));
+    for (inner, expected) in [(link, &told[..]), (outer.join("a"), &told[..1])] {
+        let mut watched = watch(Tree::builder(&inner));
+        watched.tree.add_root(&outer).unwrap();
+        assert_eq!(made(&mut watched), expected, "{inner:?} first");
+        fs::write(inner.join("sub/late"), "").unwrap();
+        assert_eq!(made(&mut watched), [outer.join("a/sub/late")]);
+        watched.settle();
+        assert_watched_exactly(&outer);
+        fs::remove_file(outer.join("a/sub/late")).unwrap();
+        watched.changes();
+        watched.tree.remove_root(&outer).unwrap();
+        let told: Vec<_> = ["sub", "sub/file"].map(|name| inner.join(name)).into();
+        assert_eq!(made(&mut watched), told, "it is covered for itself again");
+        fs::write(inner.join("sub/late"), "").unwrap();
+        assert_eq!(made(&mut watched), [inner.join("sub/late")]);
+        fs::remove_file(inner.join("sub/late")).unwrap();
     }
 }
 

@@ -416,3 +416,63 @@ fn a_forbidden_root_whose_directory_goes_is_said_to_be_missing() {
         assert_eq!(kinds(&watched), [(inner, ErrorKind::NotFound)]);
     }
 }
+
+/// What is in it was told under the path of the root, and is not known yet under the one it has now.
+#[test]
+fn a_root_that_is_found_elsewhere_in_another_is_told_of_there() {
+    let (_dir, place) = place();
+    let [outer, moving, new] = ["outer", "moving", "new"].map(|name| place.join(name));
+    fs::create_dir(&outer).unwrap();
+    fs::create_dir_all(moving.join("sub")).unwrap();
+    fs::create_dir_all(new.join("above")).unwrap();
+    fs::write(moving.join("sub/file"), "").unwrap();
+    let there = outer.join("new/above/moved");
+    let (from, to) = (moving.clone(), there.clone());
+    // Just before the directory is looked at that it moves into.
+    let filter = move |dir: &Path| dir != Path::new("new/above") || fs::rename(&from, &to).is_ok() || to.exists();
+    let mut watched = watch(Tree::builder(&outer).root(&moving).filter(filter));
+    fs::rename(&new, outer.join("new")).unwrap();
+    let changes = watched.changes();
+    let told = [
+        outer.join("new/above"),
+        there.clone(),
+        there.join("sub"),
+        there.join("sub/file"),
+    ];
+    assert_eq!(paths(&changes, Mask::CREATE), told);
+    let uncovered = watched.tree.uncovered();
+    assert_eq!(uncovered.len(), 1);
+    assert_eq!(
+        (&uncovered[0].path, uncovered[0].error.kind()),
+        (&moving, ErrorKind::NotFound)
+    );
+    fs::write(there.join("sub/late"), "").unwrap();
+    assert_eq!(made(&mut watched), [there.join("sub/late")]);
+    watched.settle();
+    assert_watched_exactly(&outer);
+}
+
+/// Nobody had told the root that it has moved.
+#[test]
+fn a_root_that_came_to_another_with_a_directory_above_it_is_told_of_there() {
+    let (_dir, place) = place();
+    let (outer, above) = (place.join("outer"), place.join("above"));
+    fs::create_dir(&outer).unwrap();
+    fs::create_dir_all(above.join("root/sub")).unwrap();
+    let root = above.join("root");
+    let mut watched = watch(Tree::builder(&outer).root(&root));
+    let there = outer.join("there");
+    fs::rename(&above, &there).unwrap();
+    let changes = watched.changes();
+    assert_eq!(
+        paths(&changes, Mask::CREATE),
+        [there.join("root"), there.join("root/sub")]
+    );
+    let said: Vec<_> = changes.iter().filter(|change| change.uncovered().is_some()).collect();
+    assert_eq!(said.iter().filter_map(|said| said.path()).collect::<Vec<_>>(), [root]);
+    assert_eq!(said[0].uncovered().unwrap().kind(), ErrorKind::NotFound);
+    fs::write(there.join("root/sub/late"), "").unwrap();
+    assert_eq!(made(&mut watched), [there.join("root/sub/late")]);
+    watched.settle();
+    assert_watched_exactly(&outer);
+}
