@@ -21,6 +21,9 @@ impl Tracker {
         }
         // It will be listed, which tells.
         self.doubts.remove_all(id);
+        if self.nodes.get(id).parent == NONE {
+            self.forget_covering(id);
+        }
         let node = self.nodes.get_mut(id);
         node.state = State::Pending;
         if node.flags & LISTED == 0 {
@@ -91,6 +94,16 @@ impl Tracker {
             is_there.then_some((root.node, why))
         };
         self.roots.iter().filter_map(refused).collect()
+    }
+
+    /// Roots that may not be watched or listed.
+    pub(super) fn forbidden_roots(&self) -> Vec<Id> {
+        let forbidden = |&(&id, error): &(&Id, &Error)| {
+            let node = self.nodes.get(id);
+            let is_root = node.parent == NONE && node.state == State::Uncovered;
+            is_root && error.kind() == ErrorKind::PermissionDenied
+        };
+        self.uncovered.iter().filter(forbidden).map(|(&id, _)| id).collect()
     }
 
     /// What is in the way of a directory may be gone.

@@ -249,3 +249,40 @@ fn of_a_root_and_the_same_directory_in_another_both_are_covered_with_one_watch()
         fed.assert_sound();
     }
 }
+
+/// What the replay with a root that moves found: it was taken to be covered by what it was not any more, was looked at for ever to
+/// find that out, and no barrier passed.
+#[test]
+fn a_root_that_was_covered_in_another_is_listed_when_it_may_have_left_that() {
+    for told in [true, false] {
+        let mut fed = Fed::new(true, false);
+        let a = fed.dir(fed.root, "a", 8);
+        fed.tracker.add_root(b"/elsewhere".to_vec()).expect("a root");
+        let inner = fed.tracker.roots[1].node;
+        let look = |fed: &mut Fed, wd| {
+            fed.report(|tracker, out| {
+                tracker.begin_session(true);
+                let listed = !tracker.only_probes(inner);
+                tracker.jobs();
+                tracker.take_in(&found(inner, wd, listed), out, |_| {});
+            })
+        };
+        assert!(look(&mut fed, 8).is_empty());
+        assert_eq!(fed.tracker.roots[1].within, Some(a));
+        fed.end_session();
+        if told {
+            fed.feed(&[&[(8, Mask::MOVE_SELF, 0, "")]]);
+        } else {
+            // As behind a loss: it is only to be found out what is there, and that is another.
+            assert!(look(&mut fed, 9).is_empty());
+            fed.end_session();
+        }
+        assert!(fed.tracker.has_work());
+        let changes = look(&mut fed, 9);
+        assert_eq!(one(&changes, Mask::CREATE), (path("/elsewhere/file"), None));
+        fed.end_session();
+        assert!(fed.tracker.is_calm());
+        assert_eq!(fed.tracker.nodes.by_wd(9), Some(inner));
+        fed.assert_sound();
+    }
+}

@@ -54,6 +54,14 @@ impl Tracker {
         }
     }
 
+    /// What covered a root is to be found out anew.
+    pub(super) fn forget_covering(&mut self, root: Id) {
+        for known in self.roots.iter_mut().filter(|known| known.node == root) {
+            let covering = known.within.take();
+            self.has_singles |= covering.is_some() && known.file.is_some();
+        }
+    }
+
     /// Leaves what was found where a root is to another root that has its path, and may not have been told of it. If it was
     /// left before and is found `again`, though nothing has changed above, nobody tells.
     pub(super) fn leave(&mut self, root: Id, wd: i32, again: Option<Left>, listed: bool) -> bool {
@@ -223,7 +231,10 @@ impl Tracker {
         };
         match self.is_in_place(root) {
             Ok(()) if self.is_named_alike(root, place) => {}
-            Ok(()) => self.yield_root(root, place),
+            Ok(()) => {
+                self.say_aliased(root, out);
+                self.yield_root(root, place);
+            }
             Err(Instead::Unknown) => {}
             Err(Instead::Nothing | Instead::Another) => self.root_gone(root, "its path leads elsewhere", out),
         }
@@ -246,16 +257,9 @@ impl Tracker {
 
     /// A directory goes: what it covered must be looked at itself.
     pub(super) fn uncover_within(&mut self, by: Id) {
-        let orphans: Vec<_> = self.roots.iter_mut().filter(|root| root.within == Some(by)).collect();
-        let nodes: Vec<_> = orphans
-            .into_iter()
-            .map(|root| {
-                root.within = None;
-                self.has_singles |= root.file.is_some();
-                root.node
-            })
-            .collect();
-        nodes.into_iter().for_each(|node| self.look_again(node));
+        let orphans = self.roots.iter().filter(|root| root.within == Some(by));
+        let orphans: Vec<_> = orphans.map(|root| root.node).collect();
+        orphans.into_iter().for_each(|root| self.look_again(root));
     }
 
     /// A directory was renamed with all below: roots that it covered have their paths no more.

@@ -359,8 +359,9 @@ impl Tree {
     /// A link to a file is that file, [as for the builder](TreeBuilder::root).
     ///
     /// A root that lies in another is covered there, and its changes are reported once, behind that of its own directory. If
-    /// the other is added later, what is in the one that was there is not reported again, unless it has other paths there. One
-    /// that is there already is looked at again if it is not covered.
+    /// the other is added later, what is in the one that was there is not reported again, unless it has other paths there: then
+    /// the one is said to be watched under another path, or to be gone if it is not where it was, and what is in it is reported in
+    /// the other. One that is there already is looked at again if it is not covered.
     ///
     /// # Errors
     /// [`Closed`](ErrorKind::Closed); [`InvalidInput`](ErrorKind::InvalidInput) if the path is longer than 64 KiB,

@@ -98,6 +98,7 @@ impl Tracker {
                     && node.wd != wd
                     && !is_root
                     && let Some(inner) = inner
+                    && self.is_named_alike(inner, known)
                 {
                     // What is in it was told as if it were in what is gone now.
                     self.drop_below(inner);

@@ -398,14 +398,20 @@ impl Tracker {
             self.drop_subtree(id);
             return self.report(parent, &name, GONE, out);
         }
-        let (cause, remedy) = match outcome {
-            Outcome::Lost => ("its path leads elsewhere", "add its root again under its present path"),
-            _ => ("it is watched under another path", "its events are reported there"),
-        };
         self.nodes.get_mut(id).state = State::Uncovered;
         self.aliases.extend(outcome.wd().map(|wd| (id, wd)));
-        let error = Error::text(ErrorKind::Other, "watch directory", cause);
+        if outcome != Outcome::Lost {
+            return self.say_aliased(id, out);
+        }
+        let error = Error::text(ErrorKind::Other, "watch directory", "its path leads elsewhere");
+        let remedy = "add its root again under its present path";
         let error = error.at(&self.path(id)).mended_by(remedy);
+        self.say_uncovered(id, error, out);
+    }
+
+    pub(super) fn say_aliased(&mut self, id: Id, out: &mut Out<'_>) {
+        let error = Error::text(ErrorKind::Other, "watch directory", "it is watched under another path");
+        let error = error.at(&self.path(id)).mended_by("its events are reported there");
         self.say_uncovered(id, error, out);
     }
 }

@@ -27,6 +27,13 @@ use crate::sys::dir::{Dir, errno, is_absent};
 /// How long to wait before what was refused is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(5);
 
+/// What tells of a root where it can't be watched itself.
+const ABOVE: Mask = Mask::CREATE
+    .union(Mask::MOVED_TO)
+    .union(Mask::ATTRIB)
+    .union(Mask::DELETE_SELF)
+    .union(Mask::MOVE_SELF);
+
 /// Bytes of a batch of what was found by looking.
 const SCAN_BATCH: usize = 64 * 1024;
 
@@ -67,8 +74,8 @@ impl Worker {
         if let Err(error) = self.shared.marks.mark_again() {
             self.not_marked(&error);
         }
-        if self.tracker.awaits {
-            self.await_missing();
+        if self.tracker.awaits || !self.awaiting.is_empty() || !self.tracker.forbidden_roots().is_empty() {
+            self.await_roots();
         }
         if self.tracker.releasing.is_empty() {
             self.tracker.use_what_was_freed();
@@ -76,9 +83,10 @@ impl Worker {
         (self.busy, self.caught_up) = (0, Instant::now());
     }
 
-    /// Has the directory watched in which a missing root may appear. The kernel's queue wakes us when something does.
-    fn await_missing(&mut self) {
-        if !self.tracker.look_for_missing() {
+    /// Has the directory watched in which a missing root may appear, or that tells of the permissions of one. The kernel's queue
+    /// wakes us when something does.
+    fn await_roots(&mut self) {
+        if !self.look_for_roots() {
             let idle = std::mem::take(&mut self.awaiting);
             return self.tracker.releasing.extend(idle);
         }
@@ -96,16 +104,43 @@ impl Worker {
             }
         }
         // It may have appeared before it was waited for.
-        self.tracker.look_for_missing();
+        self.look_for_roots();
     }
 
-    /// Watches the directories that are next above missing roots. Where that can't be, the root is looked for now and then.
+    /// Roots that are there, or may be covered, and were not before, are to be looked at. Answers whether there are others.
+    pub(super) fn look_for_roots(&mut self) -> bool {
+        let missing = self.tracker.look_for_missing();
+        let (mended, forbidden): (Vec<_>, Vec<_>) = {
+            let forbidden = self.tracker.forbidden_roots().into_iter();
+            forbidden.partition(|&root| self.may_cover(root))
+        };
+        // Barriers wait for that.
+        self.tracker.stirred |= !mended.is_empty();
+        mended.into_iter().for_each(|root| self.tracker.look_again(root));
+        missing || !forbidden.is_empty()
+    }
+
+    /// Whether a root may be opened, watched and listed: all that a look at it does, or it would be looked at for ever.
+    fn may_cover(&mut self, root: Id) -> bool {
+        let path = self.tracker.nodes.path(root);
+        let Ok(dir) = Dir::find(&path).and_then(|root| root.open(c".", true)) else {
+            return false;
+        };
+        let watched = dir.watch(&self.inotify, Mask::MASK_ADD | Mask::ONLYDIR | ABOVE);
+        // Who looks at it watches it again.
+        self.tracker.releasing.extend(watched.as_ref().ok());
+        watched.is_ok() && dir.read(&mut [0; 1024]).is_ok()
+    }
+
+    /// Watches the directories that are next above these roots. Where that can't be, the root is looked for now and then.
     fn watch_above(&mut self) -> Vec<i32> {
         const NOW_AND_THEN: Duration = Duration::from_millis(200);
-        let mask = Mask::MASK_ADD | Mask::ONLYDIR | Mask::CREATE | Mask::MOVED_TO | Mask::DELETE_SELF | Mask::MOVE_SELF;
-        let missing = self.tracker.roots.iter().filter(|root| root.awaited);
+        let mask = Mask::MASK_ADD | Mask::ONLYDIR | ABOVE;
+        let forbidden = self.tracker.forbidden_roots();
+        let roots = self.tracker.roots.iter();
+        let awaited = roots.filter(|root| root.awaited || forbidden.contains(&root.node));
         let mut refused = false;
-        let above = missing.filter_map(|root| {
+        let above = awaited.filter_map(|root| {
             let mut dirs = Path::new(OsStr::from_bytes(&root.path)).ancestors().skip(1);
             let next = dirs.find_map(|dir| {
                 let dir = if dir.as_os_str().is_empty() {

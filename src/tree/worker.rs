@@ -85,7 +85,7 @@ pub(super) struct Worker {
     pub(super) busy: usize,
     pub(super) caught_up: Instant,
     pub(super) mounts: Mounts,
-    /// Watches of directories in which missing roots may appear.
+    /// Watches of directories in which missing roots may appear, or that tell of the permissions of some.
     pub(super) awaiting: Vec<i32>,
     /// Where the search for the other half of a rename ends.
     pub(super) search_ends: Vec<SearchEnd>,
@@ -350,7 +350,7 @@ impl Worker {
     /// A barrier has arrived. What happened before it may still have to be looked at.
     fn barrier(&mut self, number: u64, overtaken: bool, draft: &mut Draft) {
         self.look_at_mounts(false, draft);
-        self.tracker.look_for_missing();
+        self.look_for_roots();
         if self.tracker.is_calm() && self.barriers.is_empty() {
             return draft.barrier(number, overtaken);
         }
@@ -373,7 +373,7 @@ impl Worker {
         });
         if !self.barriers.is_empty() {
             // What was a directory when the session began, and gone when it looked, may be a file by now.
-            self.tracker.look_for_missing();
+            self.look_for_roots();
         }
         self.open_if_done();
         let calm = self.tracker.is_calm();

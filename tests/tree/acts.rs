@@ -68,6 +68,8 @@ pub(crate) struct Field {
     pub(crate) root: PathBuf,
     /// Another root, or a place deep below.
     pub(crate) other: Option<PathBuf>,
+    /// That itself is moved.
+    pub(crate) moves_other: bool,
     pub(crate) mounts: bool,
     /// Directories that stay where they are, to which links are made.
     pub(crate) targets: Vec<PathBuf>,
@@ -113,6 +115,16 @@ pub(crate) fn act(field: &Field, random: &mut Random) -> Act {
     }
     if !field.targets.is_empty() && random.one_in(6) {
         return Act::Symlink(target(field, random), one);
+    }
+    if let Some(moving) = field.other.as_ref().filter(|_| field.moves_other && random.one_in(8)) {
+        // With a slash at the end, it stays a directory.
+        let [one, moving] = [one, moving.clone()].map(|path| path.join(""));
+        return match random.below(4) {
+            0 => Act::Rename(moving, one),
+            1 => Act::Rename(one, moving),
+            2 => Act::Exchange(one, moving),
+            _ => Act::MakeDirs(moving, random.below(4)),
+        };
     }
     match random.below(40) {
         0..=7 => Act::MakeDirs(one, random.below(4)),

@@ -59,6 +59,43 @@ fn an_unreadable_directory_is_said_its_siblings_are_covered_and_it_is_when_it_ca
     });
 }
 
+/// No other root tells of it. It may be that nobody tells, where what is above it may not be watched either.
+#[test]
+fn a_root_that_is_alone_is_covered_when_its_permissions_are_given_back() {
+    let dir = tempdir().unwrap();
+    mode(dir.path(), 0o777);
+    child::as_nobody(|| {
+        let (other, above) = (dir.path().join("other"), dir.path().join("above"));
+        let root = above.join("root");
+        fs::create_dir(&other).unwrap();
+        fs::create_dir_all(root.join("inside")).unwrap();
+        let mut watched = Watched::new(Tree::new(&other).unwrap());
+        for (locked, modes) in [
+            (&root, [0o000, 0o500]),
+            (&root, [0o300, 0o755]),
+            (&above, [0o000, 0o755]),
+            (&above, [0o100, 0o755]),
+        ] {
+            mode(&root, if *locked == root { modes[0] } else { 0o000 });
+            mode(locked, modes[0]);
+            watched.tree.add_root(&root).unwrap();
+            assert!(watched.changes().iter().any(|change| change.uncovered().is_some()));
+            assert_eq!(watched.tree.uncovered()[0].error.kind(), ErrorKind::PermissionDenied);
+            mode(locked, modes[1]);
+            mode(&root, modes[1]);
+            watched.wait_for(|change| change.path() == Some(root.join("inside")));
+            assert!(watched.tree.uncovered().is_empty());
+            watched.settle();
+            assert_eq!(watched.tree.stats().directories, 3);
+            watched.tree.remove_root(&root).unwrap();
+            watched.settle();
+            mode(&root, 0o755);
+            watched.changes();
+            assert_watched_exactly(&other);
+        }
+    });
+}
+
 #[test]
 fn what_is_deeper_than_a_path_may_be_long_is_covered() {
     let dir = tempdir().unwrap();

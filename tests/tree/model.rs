@@ -50,6 +50,8 @@ pub(crate) struct Model {
     pub(crate) node: Node,
     /// What is no directory may be a link that is followed, and have something in it.
     pub(crate) follows: bool,
+    /// A root that may be said to be gone: there is nothing in it then.
+    pub(crate) moving: Option<PathBuf>,
     limbo: BTreeMap<u32, Node>,
     pub(crate) overflows: usize,
     pub(crate) log: Vec<OwnedChange>,
@@ -61,6 +63,7 @@ impl Model {
             root: root.to_owned(),
             node,
             follows: false,
+            moving: None,
             limbo: BTreeMap::new(),
             overflows: 0,
             log: Vec::new(),
@@ -84,11 +87,17 @@ impl Model {
         if change
             .mask()
             .intersects(Mask::CREATE | Mask::DELETE | Mask::MOVE | Mask::Q_OVERFLOW)
+            || change.uncovered().is_some()
         {
             self.log.push(change.clone());
         }
         if change.is_overflow() {
             self.overflows += 1;
+            return Ok(());
+        }
+        if change.uncovered().is_some() && change.path() == self.moving {
+            let gone = self.moving.iter().filter_map(|gone| gone.strip_prefix(&self.root).ok());
+            gone.for_each(|gone| self.node.forget_below(gone));
             return Ok(());
         }
         let (Some(dir), Some(name)) = (change.dir().map(Path::to_owned), change.name().map(OsStr::to_owned)) else {

@@ -193,6 +193,16 @@ fn replaying_gives_what_is_there_with_a_root_in_another() {
 }
 
 #[test]
+fn replaying_gives_what_is_there_with_a_root_that_moves() {
+    let moving = |seed| Round {
+        second: Some(Second::Moving),
+        deep: false,
+        ..Round::of(seed)
+    };
+    check("a root that moves", seeds(60).map(moving));
+}
+
+#[test]
 fn replaying_gives_what_is_there_where_links_are_followed() {
     let linked = |seed| Round {
         links: true,

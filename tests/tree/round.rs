@@ -75,7 +75,8 @@ pub(crate) fn run(round: &Round) -> Result<(), String> {
     let [root, outside, beside] = ["root", "outside", "beside"].map(|name| dir.path().join(name));
     let far = round.deep.then(|| far_below(&root.join("a")));
     let field = Field {
-        other: far.or((round.second == Some(Second::Beside)).then(|| beside.clone())),
+        other: far.or(round.is_beside().then(|| beside.clone())),
+        moves_other: round.second == Some(Second::Moving),
         root: root.clone(),
         mounts: round.mounts,
         targets: targets(round, dir.path()),
@@ -173,6 +174,7 @@ fn consume(round: &Round, base: &Path, start: &Start, finished: &AtomicBool) -> 
         root,
     };
     consumer.model.follows = round.links;
+    consumer.model.moving = (round.second == Some(Second::Moving)).then(|| consumer.second.clone());
     let mut contents = Node::dir();
     if !round.early {
         contents = consumer.contents(&consumer.root, &consumer.uncovered());
@@ -227,6 +229,10 @@ impl Consumer<'_> {
                 self.add_or_remove()?;
             }
         }
+        if self.round.second == Some(Second::Moving) {
+            // What is above a missing root is watched too.
+            fs::create_dir_all(&self.second).expect("a directory");
+        }
         self.calm()?;
         if self.round.unprivileged || self.round.watches.is_some() {
             self.check_uncovered()?;
@@ -267,7 +273,7 @@ impl Consumer<'_> {
     }
 
     fn add_or_remove(&mut self) -> Result<(), String> {
-        let beside = self.round.second == Some(Second::Beside);
+        let beside = self.round.is_beside();
         let tree = &self.watched.tree;
         if self.has_second {
             tree.remove_root(&self.second).map_err(|error| error.to_string())?;
@@ -361,7 +367,7 @@ impl Consumer<'_> {
     }
 
     fn roots(&self) -> Vec<PathBuf> {
-        let beside = self.has_second && self.round.second == Some(Second::Beside);
+        let beside = self.has_second && self.round.is_beside();
         let second = beside.then(|| self.second.clone());
         std::iter::once(self.root.clone()).chain(second).collect()
     }

@@ -48,6 +48,8 @@ pub(crate) enum Second {
     Beside,
     /// In the first, where it may be missing, or a file.
     Within,
+    /// Beside the first, and renamed itself: into the first, out of it, and in exchange for what is there.
+    Moving,
 }
 
 impl Round {
@@ -90,6 +92,12 @@ impl Round {
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+impl Round {
+    pub(crate) fn is_beside(&self) -> bool {
+        matches!(self.second, Some(Second::Beside | Second::Moving))
+    }
 }
 
 fn may_shrink_queue() -> bool {
