@@ -161,6 +161,8 @@ impl Tracker {
             self.releasing.push_back(wd);
         }
         self.drop_below(dir);
+        self.stirred |= self.covers_root(dir);
+        self.uncover_within(dir);
         self.report_another(dir, out);
         self.nodes.get_mut(dir).session = 0;
         self.look_again(dir);

@@ -265,7 +265,7 @@ fn a_root_where_another_file_system_is_mounted_is_looked_at_for_itself() {
     fed.tracker.add_root(b"/r/m".to_vec()).expect("a root");
     let inner = fed.tracker.roots[1].node;
     fed.tracker.covered_within(inner, m);
-    fed.report(|tracker, out| tracker.unsettle(m, out));
+    fed.tracker.look_again(m);
     let foreign = Look {
         node: m,
         otherwise: Some(Outcome::Foreign),
@@ -277,7 +277,8 @@ fn a_root_where_another_file_system_is_mounted_is_looked_at_for_itself() {
         tracker.take_in(&crawl(&[foreign]), out, |_| {});
     });
     assert_eq!(fed.tracker.nodes.get(inner).state, State::Pending);
-    assert!(fed.tracker.has_work());
+    // And barriers wait for that.
+    assert!(fed.tracker.stirred && fed.tracker.has_work());
 }
 
 /// Below the root that takes it, a directory has another path, for which the filter was not asked.

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::found::Outcome;
 use super::mounts::Instead;
-use super::nodes::{Id, NONE, SINGLES, State};
+use super::nodes::{Id, NONE, SINGLES, State, UNLISTED};
 use super::roots::Root;
 use super::tracker::{Out, Seen, Tracker};
 
@@ -210,7 +210,9 @@ impl Tracker {
         }
         self.drop_subtree(place);
         self.nodes.relink(root, parent, &name);
-        self.nodes.get_mut(root).session = self.session;
+        let node = self.nodes.get_mut(root);
+        node.session = self.session;
+        node.flags |= UNLISTED;
         for known in self.roots.iter_mut().filter(|known| known.node == root) {
             known.node = stand_in;
         }
@@ -218,9 +220,8 @@ impl Tracker {
         true
     }
 
-    /// What was found here is covered by a root that has another path, under which it was told of. The root is not there any more,
-    /// which may not have been told since one above it has moved; or both paths lead to it. What is in it is told here from now on.
-    pub(super) fn part_with_root(&mut self, place: Id, found: Outcome, out: &mut Out<'_>) {
+    /// What was found here is covered by a root that has another path, under which it was told of.
+    pub(super) fn part_with_roots(&mut self, place: Id, found: Outcome, out: &mut Out<'_>) {
         let root = found.wd().and_then(|wd| self.nodes.by_wd(wd));
         let root = root.filter(|&root| {
             let node = self.nodes.get(root);
@@ -229,13 +230,27 @@ impl Tracker {
         let Some(root) = root.filter(|_| !self.is_link(place)) else {
             return;
         };
+        // For want of room it was not taken as it is.
+        if !self.is_named_alike(root, place) {
+            self.part_with_root(root, place, out);
+        }
+    }
+
+    /// What a root covers is to be told of at this place from now on. If that is not the path of the root, both paths lead to
+    /// it; or the root is not there any more, which may not have been told, since one above it has moved.
+    pub(super) fn part_with_root(&mut self, root: Id, place: Id, out: &mut Out<'_>) {
+        if self.is_named_alike(root, place) {
+            return self.yield_root(root, place);
+        }
         match self.is_in_place(root) {
-            Ok(()) if self.is_named_alike(root, place) => {}
             Ok(()) => {
                 self.say_aliased(root, out);
                 self.yield_root(root, place);
             }
-            Err(Instead::Unknown) => {}
+            Err(Instead::Unknown(code)) => {
+                self.lay_down(root, out);
+                self.refused(root, "watch root", code, out);
+            }
             Err(Instead::Nothing | Instead::Another) => self.root_gone(root, "its path leads elsewhere", out),
         }
     }
@@ -260,6 +275,31 @@ impl Tracker {
         let orphans = self.roots.iter().filter(|root| root.within == Some(by));
         let orphans: Vec<_> = orphans.map(|root| root.node).collect();
         orphans.into_iter().for_each(|root| self.look_again(root));
+    }
+
+    /// A directory can't be covered: roots that it covered, and that have other paths, perhaps can.
+    pub(super) fn uncover_others_within(&mut self, by: Id) {
+        let here = self.roots.iter().filter(|root| root.within == Some(by));
+        let here: Vec<_> = here.map(|root| root.node).collect();
+        for root in here {
+            if !self.is_named_alike(root, by) && self.nodes.get(root).flags & SINGLES == 0 {
+                self.stirred = true;
+                self.look_again(root);
+            }
+        }
+    }
+
+    /// Whether a root was found to be covered at this directory.
+    pub(super) fn covers_root(&self, by: Id) -> bool {
+        self.roots.iter().any(|root| root.within == Some(by))
+    }
+
+    /// Something was mounted or unmounted: roots that others cover may not be there any more.
+    pub(super) fn look_at_covered_roots(&mut self) {
+        let covered = self.roots.iter().filter(|root| root.within.is_some());
+        let covered: Vec<_> = covered.map(|root| root.node).collect();
+        self.stirred |= !covered.is_empty();
+        covered.into_iter().for_each(|root| self.look_again(root));
     }
 
     /// A directory was renamed with all below: roots that it covered have their paths no more.

@@ -182,7 +182,8 @@ pub struct TreeStats {
 ///
 /// A directory that can't be watched or listed is said in the stream where that is found, [listed](Tree::uncovered) with what
 /// mends it, and its siblings are covered. One that is watched is listed too if it has an entry in doubt and may not be
-/// searched. It is tried again by itself when permissions change on the way to it, or it is renamed, and if it was
+/// searched. It is tried again by itself when permissions change on the way to it (for a root, the next directory above it is
+/// watched meanwhile; if that can't be, the root is tried five times a second), or it is renamed, and if it was
 /// the limit of watches, when directories of this tree go; after anything else, such as a limit that was raised, on
 /// [request](Tree::retry_uncovered).
 ///

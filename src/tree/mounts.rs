@@ -23,7 +23,7 @@ use super::tracker::{Out, Tracker};
 use super::worker::Worker;
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
-use crate::sys::dir::{Dir, Identity, is_absent};
+use crate::sys::dir::{Dir, Identity, errno, is_absent};
 use crate::sys::mounts::MountTable;
 
 /// Where something is mounted, and the lines that say what: the last of them lies over the others.
@@ -183,6 +183,9 @@ impl Worker {
         let (tracker, noted) = (&mut self.tracker, &mut self.mounts.noted);
         tracker.remounted |= anew;
         tracker.changed |= anew;
+        if anew {
+            tracker.look_at_covered_roots();
+        }
         // What is somewhere else by its path has no place in the table by which it could be found.
         let mut tops = Vec::new();
         for top in tracker.tops() {
@@ -221,7 +224,8 @@ impl Worker {
 pub(super) enum Instead {
     Nothing,
     Another,
-    Unknown,
+    /// Why nobody can tell.
+    Unknown(i32),
 }
 
 impl Tracker {
@@ -248,13 +252,13 @@ impl Tracker {
             Ok(_) => Ok(()),
             Err(error) if is_absent(&error) => Err(Instead::Nothing),
             // Behind what may not be searched: what becomes accessible again is looked at again. Or nobody can tell for now.
-            Err(_) => Err(Instead::Unknown),
+            Err(error) => Err(Instead::Unknown(errno(&error))),
         }
     }
 
     fn displaced(&mut self, top: Id, gone: Instead, out: &mut Out<'_>) {
         match (self.nodes.get(top).parent, gone) {
-            (_, Instead::Unknown) => {}
+            (_, Instead::Unknown(_)) => {}
             (NONE, Instead::Nothing) => self.root_gone(top, "with what was mounted, its path leads nowhere", out),
             (NONE, Instead::Another) => self.root_gone(top, "what is mounted there now is another", out),
             (_, Instead::Another) => self.unsettle(top, out),
@@ -326,8 +330,8 @@ impl Tracker {
             State::Watched => match self.is_in_place(id) {
                 Ok(()) => {}
                 Err(Instead::Nothing) => return false,
-                Err(Instead::Unknown) if !point.told => {}
-                Err(Instead::Another | Instead::Unknown) => {
+                Err(Instead::Unknown(_)) if !point.told => {}
+                Err(Instead::Another | Instead::Unknown(_)) => {
                     self.say_unmounted(id, point.ended, out);
                     self.unsettle(id, out);
                     // A session that is under way may have found it as it was: barriers wait for the next.

@@ -58,6 +58,8 @@ pub(super) const LINK: u8 = 4;
 pub(super) const ENDED: u8 = 16;
 /// It is watched for some of its entries only.
 pub(super) const SINGLES: u8 = 32;
+/// The session that has met it last did not list it: it was watched already.
+pub(super) const UNLISTED: u8 = 64;
 
 #[derive(Debug)]
 pub(super) struct Nodes {

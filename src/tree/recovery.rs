@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::crawl::Job;
 use super::found::{Crawl, Found, Outcome};
-use super::nodes::{CONFIRMED, Id, LISTED, NONE, State};
+use super::nodes::{CONFIRMED, Id, LISTED, NONE, State, UNLISTED};
 use super::session::GONE;
 use super::tracker::{Out, Tracker};
 use crate::mask::Mask;
@@ -52,7 +52,7 @@ impl Tracker {
                 NONE => self.take_one(crawl, number, &mut ids, out),
                 id => {
                     let state = self.nodes.get(id).state;
-                    self.nodes.get_mut(id).flags &= !CONFIRMED;
+                    self.nodes.get_mut(id).flags &= !(CONFIRMED | UNLISTED);
                     match (found.outcome, state) {
                         (Outcome::Watched { .. }, State::Watched) if !found.listed => {
                             ids[number] = NONE;

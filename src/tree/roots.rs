@@ -146,6 +146,7 @@ impl Tracker {
         let root = self.roots.remove(place);
         self.releasing.extend(root.left.map(|left| left.wd));
         if !self.roots.iter().any(|other| other.node == root.node) {
+            self.hand_over(root.node);
             self.drop_subtree(root.node);
         }
         self.has_singles = self
@@ -153,6 +154,38 @@ impl Tracker {
             .iter()
             .any(|root| root.file.is_some() && root.within.is_none());
         true
+    }
+
+    /// The directory of files may be watched for others too, which call it by other paths: it is from now on by the first of these.
+    fn hand_over(&mut self, dir: Id) {
+        let node = *self.nodes.get(dir);
+        let heir = self
+            .roots
+            .iter()
+            .find(|root| root.file.is_some() && root.within == Some(dir));
+        let Some(heir) = heir
+            .map(|root| root.node)
+            .filter(|_| node.flags & SINGLES != 0 && node.wd != 0)
+        else {
+            return;
+        };
+        let names = self.singles(dir);
+        let (device, inode) = self.nodes.identity(dir);
+        let wd = self.nodes.unwatch(dir);
+        self.nodes.watch(heir, wd);
+        self.nodes.set_identity(heir, device, inode);
+        self.nodes.get_mut(heir).session = node.session;
+        for root in self.roots.iter_mut().filter(|root| root.within == Some(dir)) {
+            root.within = (root.node != heir).then_some(heir);
+        }
+        for name in names {
+            if let Some(known) = self.files.remove(&mut self.nodes, dir, &name) {
+                self.files.put(&mut self.nodes, heir, &name, known);
+            }
+            if self.doubts.remove(dir, &name).is_some() {
+                self.doubts.put(heir, &name);
+            }
+        }
     }
 
     /// The directory of a file is watched already for others, which call it by another path. It is told of under its own.

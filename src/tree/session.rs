@@ -9,7 +9,7 @@ use super::doubts::Answer;
 use super::files::UNKNOWN;
 use super::found::{Crawl, Found, Outcome};
 use super::jobs::Probe;
-use super::nodes::{CONFIRMED, ENDED, Id, LINK, LISTED, NONE, SINGLES, State};
+use super::nodes::{CONFIRMED, ENDED, Id, LINK, LISTED, NONE, SINGLES, State, UNLISTED};
 use super::tracker::{Out, Tracker};
 use crate::causes::add_error;
 use crate::error::{Error, ErrorKind};
@@ -188,7 +188,7 @@ impl Tracker {
         let session = self.session;
         let node = self.nodes.get_mut(id);
         node.session = session;
-        node.flags &= !CONFIRMED;
+        node.flags &= !(CONFIRMED | UNLISTED);
         let is_link = self.is_link(id);
         if is_link {
             self.links.insert(id);
@@ -206,7 +206,10 @@ impl Tracker {
                             ids[number] = NONE;
                             return self.share_singles(id, other);
                         }
-                        self.yield_root(other, id);
+                        match is_link {
+                            true => self.yield_root(other, id),
+                            false => self.part_with_root(other, id, out),
+                        }
                         self.left_over.push((id, found.outcome));
                         self.changed = true;
                         ids[number] = NONE;
@@ -246,6 +249,9 @@ impl Tracker {
                     }
                     _ => self.nodes.watch(id, wd),
                 }
+                if self.nodes.get(id).parent == NONE {
+                    self.forget_covering(id);
+                }
                 self.nodes.set_identity(id, identity.device, identity.inode);
                 if self.is_crossing(id) {
                     self.crossings.insert(id);
@@ -262,6 +268,7 @@ impl Tracker {
             }
             Outcome::Foreign => {
                 // A root that is there is looked at for itself.
+                self.stirred |= self.covers_root(id);
                 self.uncover_within(id);
                 self.nodes.get_mut(id).state = State::Uncovered;
                 let cause = "another file system is mounted here";
@@ -276,6 +283,7 @@ impl Tracker {
                 ids[number] = NONE;
                 self.release(found.outcome);
                 self.renew(id, out);
+                self.uncover_others_within(id);
                 self.nodes.get_mut(id).state = State::Uncovered;
                 let watched = found.outcome.wd().is_some();
                 let operation = if watched { "list directory" } else { "watch directory" };
@@ -370,7 +378,7 @@ impl Tracker {
             if node.state != State::Pending || node.session != self.session {
                 continue;
             }
-            self.part_with_root(id, outcome, out);
+            self.part_with_roots(id, outcome, out);
             let is_void = |wd| !self.is_watched_elsewhere(id, wd);
             if self.changed || outcome.wd().is_some_and(is_void) {
                 self.look_later(id);

@@ -123,13 +123,24 @@ impl Worker {
     /// Whether a root may be opened, watched and listed: all that a look at it does, or it would be looked at for ever.
     fn may_cover(&mut self, root: Id) -> bool {
         let path = self.tracker.nodes.path(root);
-        let Ok(dir) = Dir::find(&path).and_then(|root| root.open(c".", true)) else {
-            return false;
+        let dir = match Dir::find(&path).and_then(|root| root.open(c".", true)) {
+            Ok(dir) => dir,
+            // It is missing now, or it is a file.
+            Err(error) => return is_absent(&error),
         };
-        let watched = dir.watch(&self.inotify, Mask::MASK_ADD | Mask::ONLYDIR | ABOVE);
+        let mut room = vec![0; 32 * 1024];
+        let is_listed = loop {
+            match dir.read(&mut room) {
+                Ok(0) => break true,
+                Ok(_) => {}
+                Err(_) => break false,
+            }
+        };
+        let watch = || dir.watch(&self.inotify, Mask::MASK_ADD | Mask::ONLYDIR | ABOVE);
+        let watched = is_listed.then(watch).and_then(io::Result::ok);
         // Who looks at it watches it again.
-        self.tracker.releasing.extend(watched.as_ref().ok());
-        watched.is_ok() && dir.read(&mut [0; 1024]).is_ok()
+        self.tracker.releasing.extend(watched);
+        watched.is_some()
     }
 
     /// Watches the directories that are next above these roots. Where that can't be, the root is looked for now and then.

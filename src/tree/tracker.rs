@@ -17,7 +17,7 @@ use super::batch::{Draft, Extra, Memory};
 use super::crawl::Manner;
 use super::doubts::{Answer, Doubts};
 use super::files::{Files, UNKNOWN};
-use super::nodes::{CONFIRMED, ENDED, Id, LINK, NONE, Nodes, SINGLES, State};
+use super::nodes::{CONFIRMED, ENDED, Id, LINK, NONE, Nodes, SINGLES, State, UNLISTED};
 use super::roots::Root;
 use super::swaps::Swaps;
 use crate::decode::Record;
@@ -166,7 +166,8 @@ impl Tracker {
 
     /// Whether a file that is not known to be in it is not in it.
     pub(super) fn knows_names(&self, dir: Id) -> bool {
-        self.keeps_files || self.names_known && self.is_fresh(dir)
+        let listed = || self.is_fresh(dir) && self.nodes.get(dir).flags & UNLISTED == 0;
+        self.keeps_files || self.names_known && listed()
     }
 
     pub(super) fn wants(&self, mask: Mask) -> bool {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
 
+use super::PATIENCE;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 /// Set in the child.
@@ -331,8 +332,17 @@ fn mount(
     done(unsafe { libc::mount(what.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, options) }).map(drop)
 }
 
+/// Waits until it is not in use: a tree may be looking at it.
 pub(crate) fn unmount(at: &Path) -> io::Result<()> {
-    unmount_as(at, 0)
+    let begun = Instant::now();
+    loop {
+        match unmount_as(at, 0) {
+            Err(busy) if busy.kind() == io::ErrorKind::ResourceBusy && begun.elapsed() < PATIENCE => {
+                thread::yield_now()
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Also if it is in use, which it goes on to be.

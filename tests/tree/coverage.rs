@@ -96,6 +96,39 @@ fn a_root_that_is_alone_is_covered_when_its_permissions_are_given_back() {
     });
 }
 
+/// Nobody could tell what it is.
+#[test]
+fn a_forbidden_root_that_turns_out_to_be_a_file_or_missing_is_what_it_is() {
+    let dir = tempdir().unwrap();
+    mode(dir.path(), 0o777);
+    child::as_nobody(|| {
+        for is_there in [true, false] {
+            let above = dir.path().join(is_there.to_string());
+            let file = above.join("file");
+            fs::create_dir(&above).unwrap();
+            if is_there {
+                fs::write(&file, "").unwrap();
+            }
+            mode(&above, 0o000);
+            let mut watched = Watched::new(Tree::builder(&file).await_missing_roots(true).open().unwrap());
+            assert_eq!(watched.tree.uncovered()[0].error.kind(), ErrorKind::PermissionDenied);
+            mode(&above, 0o755);
+            if !is_there {
+                watched.wait_for(|change| {
+                    change
+                        .uncovered()
+                        .is_some_and(|error| error.kind() == ErrorKind::NotFound)
+                });
+                fs::write(&file, "").unwrap();
+            }
+            watched.wait_for(|change| change.mask().contains(Mask::CREATE) && change.path().as_ref() == Some(&file));
+            fs::write(&file, "x").unwrap();
+            watched.wait_for(|change| change.mask().contains(Mask::CLOSE_WRITE));
+            assert!(watched.tree.uncovered().is_empty());
+        }
+    });
+}
+
 #[test]
 fn what_is_deeper_than_a_path_may_be_long_is_covered() {
     let dir = tempdir().unwrap();

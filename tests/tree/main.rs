@@ -15,6 +15,7 @@ mod load;
 mod memory;
 mod model;
 mod mounts;
+mod moved_roots;
 mod one_cpu;
 mod opening;
 mod overflow;
