@@ -221,7 +221,7 @@ impl Tracker {
     }
 
     /// What was found here is covered by a root that has another path, under which it was told of.
-    pub(super) fn part_with_roots(&mut self, place: Id, found: Outcome, out: &mut Out<'_>) {
+    pub(super) fn claim(&mut self, place: Id, found: Outcome, out: &mut Out<'_>) {
         let root = found.wd().and_then(|wd| self.nodes.by_wd(wd));
         let root = root.filter(|&root| {
             let node = self.nodes.get(root);
@@ -232,13 +232,13 @@ impl Tracker {
         };
         // For want of room it was not taken as it is.
         if !self.is_named_alike(root, place) {
-            self.part_with_root(root, place, out);
+            self.take_over(root, place, out);
         }
     }
 
     /// What a root covers is to be told of at this place from now on. If that is not the path of the root, both paths lead to
     /// it; or the root is not there any more, which may not have been told, since one above it has moved.
-    pub(super) fn part_with_root(&mut self, root: Id, place: Id, out: &mut Out<'_>) {
+    pub(super) fn take_over(&mut self, root: Id, place: Id, out: &mut Out<'_>) {
         if self.is_named_alike(root, place) {
             return self.yield_root(root, place);
         }
@@ -298,7 +298,6 @@ impl Tracker {
     pub(super) fn look_at_covered_roots(&mut self) {
         let covered = self.roots.iter().filter(|root| root.within.is_some());
         let covered: Vec<_> = covered.map(|root| root.node).collect();
-        self.stirred |= !covered.is_empty();
         covered.into_iter().for_each(|root| self.look_again(root));
     }
 

@@ -208,7 +208,7 @@ impl Tracker {
                         }
                         match is_link {
                             true => self.yield_root(other, id),
-                            false => self.part_with_root(other, id, out),
+                            false => self.take_over(other, id, out),
                         }
                         self.left_over.push((id, found.outcome));
                         self.changed = true;
@@ -378,7 +378,7 @@ impl Tracker {
             if node.state != State::Pending || node.session != self.session {
                 continue;
             }
-            self.part_with_roots(id, outcome, out);
+            self.claim(id, outcome, out);
             let is_void = |wd| !self.is_watched_elsewhere(id, wd);
             if self.changed || outcome.wd().is_some_and(is_void) {
                 self.look_later(id);
