@@ -155,7 +155,11 @@ impl Recorder {
             ReadingHalf::Stream(stream) => stream.wait_timeout(PATIENCE),
             ReadingHalf::Reader(reader) => reader.wait_timeout(PATIENCE),
         };
-        next.map(|batch| batch.expect("a batch that was due did not come"))
+        let missing = || {
+            let (stats, backend) = (self.inotify.stats(), self.inotify.backend());
+            panic!("a batch that was due did not come: {stats:?}, {backend}")
+        };
+        next.map(|batch| batch.unwrap_or_else(missing))
     }
 
     /// Whether no batch comes for so long.
