@@ -83,9 +83,9 @@ impl Tracker {
         }
     }
 
-    /// Roots that are there and not covered, and why. None if no other root can tell of them.
+    /// Roots that are there and not covered, and why.
     fn refused_roots(&self) -> Vec<(Id, ErrorKind)> {
-        if self.uncovered.is_empty() || self.roots.len() < 2 {
+        if self.uncovered.is_empty() {
             return Vec::new();
         }
         let refused = |root: &Root| {
@@ -98,12 +98,13 @@ impl Tracker {
 
     /// Roots that may not be watched or listed.
     pub(super) fn forbidden_roots(&self) -> Vec<Id> {
-        let forbidden = |&(&id, error): &(&Id, &Error)| {
-            let node = self.nodes.get(id);
-            let is_root = node.parent == NONE && node.state == State::Uncovered;
-            is_root && error.kind() == ErrorKind::PermissionDenied
-        };
-        self.uncovered.iter().filter(forbidden).map(|(&id, _)| id).collect()
+        let refused = self.refused_roots().into_iter();
+        let forbidden = |(root, why)| (why == ErrorKind::PermissionDenied).then_some(root);
+        let mut roots: Vec<_> = refused.filter_map(forbidden).collect();
+        // Files of one directory.
+        roots.sort_unstable();
+        roots.dedup();
+        roots
     }
 
     /// What is in the way of a directory may be gone.
@@ -145,9 +146,7 @@ impl Tracker {
         self.nodes.get_mut(root).state = State::Uncovered;
         self.say_uncovered(root, error, out);
         // Another root may be the same directory, by a link or by another path.
-        let covered = self.roots.iter().any(|known| known.within == Some(root));
-        self.stirred |= covered;
-        self.uncover_within(root);
+        self.stirred |= self.uncover_within(root);
         let awaits = self.awaits;
         for known in self.roots.iter_mut().filter(|known| known.node == root) {
             known.awaited = awaits;
@@ -161,8 +160,7 @@ impl Tracker {
             self.releasing.push_back(wd);
         }
         self.drop_below(dir);
-        self.stirred |= self.covers_root(dir);
-        self.uncover_within(dir);
+        self.stirred |= self.uncover_within(dir);
         self.report_another(dir, out);
         self.nodes.get_mut(dir).session = 0;
         self.look_again(dir);
@@ -255,7 +253,6 @@ impl Tracker {
                     self.look_again(id);
                 } else if !wanted && was_wanted {
                     self.unsettle(id, out);
-                    self.uncover_within(id);
                     self.nodes.get_mut(id).state = State::Filtered;
                     self.uncovered.remove(&id);
                     continue;

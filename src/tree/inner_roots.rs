@@ -236,12 +236,9 @@ impl Tracker {
         }
     }
 
-    /// What a root covers is to be told of at this place from now on. If that is not the path of the root, both paths lead to
-    /// it; or the root is not there any more, which may not have been told, since one above it has moved.
+    /// What a root covers is to be told of at this place from now on, which is not the path of the root. Both paths lead to it;
+    /// or the root is not there any more, which may not have been told, since one above it has moved.
     pub(super) fn take_over(&mut self, root: Id, place: Id, out: &mut Out<'_>) {
-        if self.is_named_alike(root, place) {
-            return self.yield_root(root, place);
-        }
         match self.is_in_place(root) {
             Ok(()) => {
                 self.say_aliased(root, out);
@@ -264,24 +261,25 @@ impl Tracker {
             known.within = Some(to);
         }
         self.covered_within(root, to);
-        self.has_singles = self
-            .roots
-            .iter()
-            .any(|root| root.file.is_some() && root.within.is_none());
+        self.count_singles();
     }
 
-    /// A directory goes: what it covered must be looked at itself.
-    pub(super) fn uncover_within(&mut self, by: Id) {
-        let orphans = self.roots.iter().filter(|root| root.within == Some(by));
-        let orphans: Vec<_> = orphans.map(|root| root.node).collect();
-        orphans.into_iter().for_each(|root| self.look_again(root));
+    /// The roots that were found to be covered by such directories.
+    fn covered(&self, by: impl Fn(Id) -> bool) -> Vec<Id> {
+        let covered = self.roots.iter().filter(|root| root.within.is_some_and(&by));
+        covered.map(|root| root.node).collect()
+    }
+
+    /// A directory goes: what it covered must be looked at itself. Answers whether there was such.
+    pub(super) fn uncover_within(&mut self, by: Id) -> bool {
+        let orphans = self.covered(|covering| covering == by);
+        orphans.iter().for_each(|&root| self.look_again(root));
+        !orphans.is_empty()
     }
 
     /// A directory can't be covered: roots that it covered, and that have other paths, perhaps can.
     pub(super) fn uncover_others_within(&mut self, by: Id) {
-        let here = self.roots.iter().filter(|root| root.within == Some(by));
-        let here: Vec<_> = here.map(|root| root.node).collect();
-        for root in here {
+        for root in self.covered(|covering| covering == by) {
             if !self.is_named_alike(root, by) && self.nodes.get(root).flags & SINGLES == 0 {
                 self.stirred = true;
                 self.look_again(root);
@@ -289,25 +287,15 @@ impl Tracker {
         }
     }
 
-    /// Whether a root was found to be covered at this directory.
-    pub(super) fn covers_root(&self, by: Id) -> bool {
-        self.roots.iter().any(|root| root.within == Some(by))
-    }
-
     /// Something was mounted or unmounted: roots that others cover may not be there any more.
     pub(super) fn look_at_covered_roots(&mut self) {
-        let covered = self.roots.iter().filter(|root| root.within.is_some());
-        let covered: Vec<_> = covered.map(|root| root.node).collect();
+        let covered = self.covered(|_| true);
         covered.into_iter().for_each(|root| self.look_again(root));
     }
 
     /// A directory was renamed with all below: roots that it covered have their paths no more.
     pub(super) fn orphan_within(&mut self, top: Id) {
-        let covering: Vec<_> = self.roots.iter().filter_map(|root| root.within).collect();
-        let moved = covering.into_iter().filter(|&by| self.is_below(by, top));
-        moved
-            .collect::<Vec<_>>()
-            .into_iter()
-            .for_each(|by| self.uncover_within(by));
+        let orphans = self.covered(|by| self.is_below(by, top));
+        orphans.into_iter().for_each(|root| self.look_again(root));
     }
 }

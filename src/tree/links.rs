@@ -58,7 +58,6 @@ impl Tracker {
     pub(super) fn leads_elsewhere(&mut self, link: Id, out: &mut Out<'_>) {
         self.changed = true;
         self.stirred |= self.is_fresh(link);
-        self.uncover_within(link);
         self.unsettle(link, out);
     }
 

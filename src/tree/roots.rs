@@ -149,11 +149,14 @@ impl Tracker {
             self.hand_over(root.node);
             self.drop_subtree(root.node);
         }
-        self.has_singles = self
-            .roots
-            .iter()
-            .any(|root| root.file.is_some() && root.within.is_none());
+        self.count_singles();
         true
+    }
+
+    /// Whether directories are watched for some of their entries only may be otherwise now.
+    pub(super) fn count_singles(&mut self) {
+        let is_single = |root: &Root| root.file.is_some() && root.within.is_none();
+        self.has_singles = self.roots.iter().any(is_single);
     }
 
     /// The directory of files may be watched for others too, which call it by other paths: it is from now on by the first of these.

@@ -206,7 +206,7 @@ impl Tracker {
                             ids[number] = NONE;
                             return self.share_singles(id, other);
                         }
-                        match is_link {
+                        match is_link || self.is_named_alike(other, id) {
                             true => self.yield_root(other, id),
                             false => self.take_over(other, id, out),
                         }
@@ -227,7 +227,7 @@ impl Tracker {
                             && self.adopt(other, id) =>
                     {
                         ids[number] = NONE;
-                        // Its paths are others below this root.
+                        // Below this root its paths are others, for which that was not asked.
                         if self.manner.filter.is_some() {
                             self.refilter(other, out);
                         }
@@ -268,8 +268,7 @@ impl Tracker {
             }
             Outcome::Foreign => {
                 // A root that is there is looked at for itself.
-                self.stirred |= self.covers_root(id);
-                self.uncover_within(id);
+                self.stirred |= self.uncover_within(id);
                 self.nodes.get_mut(id).state = State::Uncovered;
                 let cause = "another file system is mounted here";
                 let error = Error::text(ErrorKind::Other, "watch directory", cause);

@@ -109,15 +109,18 @@ impl Worker {
 
     /// Roots that are there, or may be covered, and were not before, are to be looked at. Answers whether there are others.
     pub(super) fn look_for_roots(&mut self) -> bool {
-        let missing = self.tracker.look_for_missing();
-        let (mended, forbidden): (Vec<_>, Vec<_>) = {
-            let forbidden = self.tracker.forbidden_roots().into_iter();
-            forbidden.partition(|&root| self.may_cover(root))
-        };
-        // Barriers wait for that.
-        self.tracker.stirred |= !mended.is_empty();
-        mended.into_iter().for_each(|root| self.tracker.look_again(root));
-        missing || !forbidden.is_empty()
+        let mut are_left = self.tracker.look_for_missing();
+        for root in self.tracker.forbidden_roots() {
+            match self.may_cover(root) {
+                true => {
+                    // Barriers wait for that.
+                    self.tracker.stirred = true;
+                    self.tracker.look_again(root);
+                }
+                false => are_left = true,
+            }
+        }
+        are_left
     }
 
     /// Whether a root may be opened, watched and listed: all that a look at it does, or it would be looked at for ever.

@@ -338,12 +338,13 @@ impl Tracker {
         }
         if mask.contains(Mask::MOVE_SELF) && !self.shadow {
             self.try_aliases_of(seen.record.wd);
-            // A root that was found to be here has perhaps been left.
-            self.uncover_within(dir);
             if is_root {
                 self.root_gone(dir, "it was renamed, and its path is not known any more", out);
             } else if is_link {
                 self.leads_elsewhere(dir, out);
+            } else {
+                // It has perhaps left where a root is that was found to be covered here.
+                self.uncover_within(dir);
             }
         }
     }
