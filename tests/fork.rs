@@ -19,9 +19,9 @@ use ringwatch::tree::{Tree, TreeBatch, TreeStream};
 use ringwatch::{
     Backend, BackendKind, ErrorKind, EventBatch, EventStream, Inotify, Mask, Reader, ReaderStream, Result, Watch,
 };
-use support::backends;
 use support::child::in_child;
 use support::kernel::mask_of;
+use support::{Stopping, backends};
 
 /// Runs `body` in a child of this process, and answers its process id.
 fn fork(body: impl FnOnce()) -> libc::pid_t {
@@ -342,15 +342,6 @@ fn a_child_waits_for_no_lock_of_its_parent() {
     );
 }
 
-/// Says that it is done also where something fails: what waits for that would be waited for.
-struct Done<'a>(&'a AtomicBool);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 fn fork_amid_work(backend: Backend) {
     let forks = support::often(40);
     let dir = tempfile::tempdir().expect("a directory");
@@ -363,7 +354,7 @@ fn fork_amid_work(backend: Backend) {
     let mut stream = inotify.stream().expect("a stream");
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let _done = Done(&done);
+        let _stopping = Stopping(&done);
         let until_done = |work: &dyn Fn()| {
             while !done.load(Ordering::Relaxed) {
                 work();

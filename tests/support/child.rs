@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
 
-use super::PATIENCE;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+use super::PATIENCE;
 
 /// Set in the child.
 pub(crate) const IN_CHILD: &str = "RINGWATCH_TEST_CHILD";
@@ -105,7 +106,7 @@ fn outcome(command: &mut Command) -> Result<(), String> {
     // It says less than a pipe holds.
     let begun = Instant::now();
     while child.try_wait().map_err(|error| error.to_string())?.is_none() {
-        if begun.elapsed() > super::PATIENCE {
+        if begun.elapsed() > PATIENCE {
             child.kill().map_err(|error| error.to_string())?;
             let output = child.wait_with_output().map_err(|error| error.to_string())?;
             let (waited, said) = (begun.elapsed(), String::from_utf8_lossy(&output.stderr).into_owned());

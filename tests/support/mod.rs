@@ -17,6 +17,7 @@ use std::io::{Write, stderr};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -315,4 +316,13 @@ pub(crate) fn everything(backend: Backend, dir: &Path) -> ringwatch::Result<()> 
 pub(crate) fn assert_names(error: &ringwatch::Error, kind: ringwatch::ErrorKind, remedy: &str) {
     assert_eq!(error.kind(), kind, "{error}");
     assert!(error.remedy().is_some_and(|text| text.contains(remedy)), "{error}");
+}
+
+/// So that a failure does not wait for threads that go on until they are told to stop.
+pub(crate) struct Stopping<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

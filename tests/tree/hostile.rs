@@ -21,7 +21,7 @@ use crate::round::place;
 use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child::in_child;
 use crate::support::exchange::exchange;
-use crate::support::{kernel, wait_until};
+use crate::support::{Stopping, kernel, wait_until};
 
 /// A tree, and what is beside it: directories that nobody may be watched in.
 struct Ground {
@@ -125,15 +125,6 @@ fn links_swapped_with_directories_under_a_crawl_never_lead_it_outside() {
             .iter()
             .for_each(|change| assert_no_secret(change.name()));
         ground.assert_inside();
-    }
-}
-
-/// So that a failure does not wait for threads that go on.
-struct Stopping<'a>(&'a AtomicBool);
-
-impl Drop for Stopping<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Roots whose directories come to others: what is in them is told under the paths they have there, and nothing else is.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ringwatch::tree::{OwnedChange, Tree};
 use ringwatch::{ErrorKind, Mask};
@@ -48,13 +48,31 @@ fn a_root_that_is_found_elsewhere_in_another_is_told_of_there() {
     assert_watched_exactly(&outer);
 }
 
+/// A directory that is a root, and one in which another root is, that is to come to the first.
+fn two_places(place: &Path, below: &str) -> (PathBuf, PathBuf) {
+    let (outer, above) = (place.join("outer"), place.join("above"));
+    fs::create_dir(&outer).unwrap();
+    fs::create_dir_all(above.join(below)).unwrap();
+    (outer, above)
+}
+
+/// What is said to be missing, which is all that is not covered.
+fn gone(changes: &[OwnedChange]) -> Vec<PathBuf> {
+    let said = changes
+        .iter()
+        .filter_map(|change| Some((change.path()?, change.uncovered()?)));
+    let gone = |(path, error): (PathBuf, &ringwatch::Error)| {
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        path
+    };
+    said.map(gone).collect()
+}
+
 /// Nobody had told the root that it has moved.
 #[test]
 fn a_root_that_came_to_another_with_a_directory_above_it_is_told_of_there() {
     let (_dir, place) = place();
-    let (outer, above) = (place.join("outer"), place.join("above"));
-    fs::create_dir(&outer).unwrap();
-    fs::create_dir_all(above.join("root/sub")).unwrap();
+    let (outer, above) = two_places(&place, "root/sub");
     let root = above.join("root");
     let mut watched = watch(Tree::builder(&outer).root(&root));
     let there = outer.join("there");
@@ -64,9 +82,7 @@ fn a_root_that_came_to_another_with_a_directory_above_it_is_told_of_there() {
         paths(&changes, Mask::CREATE),
         [there.join("root"), there.join("root/sub")]
     );
-    let said: Vec<_> = changes.iter().filter(|change| change.uncovered().is_some()).collect();
-    assert_eq!(said.iter().filter_map(|said| said.path()).collect::<Vec<_>>(), [root]);
-    assert_eq!(said[0].uncovered().unwrap().kind(), ErrorKind::NotFound);
+    assert_eq!(gone(&changes), [root]);
     fs::write(there.join("root/sub/late"), "").unwrap();
     assert_eq!(made(&mut watched), [there.join("root/sub/late")]);
     watched.settle();
@@ -77,9 +93,7 @@ fn a_root_that_came_to_another_with_a_directory_above_it_is_told_of_there() {
 #[test]
 fn a_root_that_is_a_file_and_came_to_another_is_told_of_there_and_waited_for_where_it_was() {
     let (_dir, place) = place();
-    let (outer, above) = (place.join("outer"), place.join("above"));
-    fs::create_dir(&outer).unwrap();
-    fs::create_dir_all(above.join("dir")).unwrap();
+    let (outer, above) = two_places(&place, "dir");
     let file = above.join("dir/file");
     fs::write(&file, "").unwrap();
     let mut watched = watch(Tree::builder(&outer).root(&file).await_missing_roots(true));
@@ -90,11 +104,7 @@ fn a_root_that_is_a_file_and_came_to_another_is_told_of_there_and_waited_for_whe
         paths(&changes, Mask::CREATE),
         [there.join("dir"), there.join("dir/file")]
     );
-    let said: Vec<_> = changes.iter().filter(|change| change.uncovered().is_some()).collect();
-    assert_eq!(
-        said.iter().filter_map(|said| said.path()).collect::<Vec<_>>(),
-        [above.join("dir")]
-    );
+    assert_eq!(gone(&changes), [above.join("dir")]);
     fs::create_dir_all(above.join("dir")).unwrap();
     fs::write(&file, "").unwrap();
     watched.wait_for(|change| change.path().as_ref() == Some(&file));
@@ -109,9 +119,7 @@ fn a_root_that_came_to_another_is_told_of_there_whatever_is_where_it_was() {
     let dir = tempdir().unwrap();
     mode(dir.path(), 0o777);
     child::as_nobody(|| {
-        let (outer, above) = (dir.path().join("outer"), dir.path().join("above"));
-        fs::create_dir(&outer).unwrap();
-        fs::create_dir_all(above.join("root/sub")).unwrap();
+        let (outer, above) = two_places(dir.path(), "root/sub");
         let root = above.join("root");
         let forbidden = above.clone();
         // Before what has come is looked at.

@@ -88,16 +88,14 @@ impl Round {
         };
         round
     }
+
+    pub(crate) fn is_beside(&self) -> bool {
+        matches!(self.second, Some(Second::Beside | Second::Moving))
+    }
 }
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-impl Round {
-    pub(crate) fn is_beside(&self) -> bool {
-        matches!(self.second, Some(Second::Beside | Second::Moving))
-    }
 }
 
 fn may_shrink_queue() -> bool {
