@@ -33,14 +33,27 @@ pub struct Barrier {
 
 /// The barriers of an instance that were set and have not arrived.
 ///
-/// Each is carried by a marker: a watch made and ended at once, whose `IN_IGNORED` the kernel queues in order. A full
-/// queue drops it; then, once the overflow is read, the barrier is given another marker.
+/// Each is carried by a marker: the end of a watch, whose `IN_IGNORED` the kernel queues in order. A full queue drops it;
+/// then, once the overflow is read, the last barrier is given another marker, which is one for those before it too. If the
+/// queue is full each time an overflow is read, they arrive when all has been taken that was queued before the first.
 #[derive(Debug, Default)]
 pub(crate) struct Barriers {
     last: u64,
     outstanding: VecDeque<u64>,
     /// In the order the kernel queued them.
     markers: VecDeque<Marker>,
+    due: Option<Due>,
+}
+
+/// When barriers arrive though no marker of theirs does.
+#[derive(Debug)]
+struct Due {
+    /// The last of them.
+    number: u64,
+    /// The last marker that was queued for them, if any is known.
+    marker: Option<i32>,
+    /// Bytes of the stream that were taken by then.
+    taken: u64,
 }
 
 #[derive(Debug)]
@@ -75,8 +88,41 @@ impl Barriers {
         self.markers.push_back(Marker { wd, number, overtaken });
     }
 
-    pub(crate) fn outstanding(&self) -> impl Iterator<Item = u64> + '_ {
-        self.outstanding.iter().copied()
+    /// The one that was set last. Its marker is one for those before it too.
+    pub(crate) fn last_outstanding(&self) -> Option<u64> {
+        self.outstanding.back().copied()
+    }
+
+    /// An overflow was read behind so many bytes of the stream, when at most `queued` more had been queued.
+    pub(crate) fn overflowed(&mut self, taken: u64, queued: u64) {
+        let Some(&number) = self.outstanding.back() else { return };
+        self.due.get_or_insert(Due {
+            number,
+            marker: self.markers.back().map(|marker| marker.wd),
+            taken: taken.saturating_add(queued),
+        });
+    }
+
+    /// Another overflow is read, behind so many bytes of the stream: a barrier for which all has been taken by now that was queued
+    /// before it, while its markers were lost.
+    pub(crate) fn overdue(&mut self, taken: u64) -> Option<u64> {
+        let due = self.due.as_ref()?;
+        let waits = self.outstanding.front().is_some_and(|&first| first <= due.number);
+        if waits && taken < due.taken {
+            return None;
+        }
+        if waits {
+            return self.outstanding.pop_front();
+        }
+        // Those that were queued for them do not come any more.
+        let lost = |marker: &Marker| Some(marker.wd) == due.marker;
+        if taken >= due.taken
+            && let Some(last) = self.markers.iter().position(lost)
+        {
+            self.markers.drain(..=last);
+        }
+        self.due = None;
+        None
     }
 
     /// A barrier that was set before that of the marker `wd` and has not arrived; its own marker was dropped.
@@ -130,6 +176,31 @@ mod tests {
         assert_eq!(barriers.overtaken_by(9), None);
         let (number, overtaken) = (numbers[2], false);
         assert_eq!(barriers.arrived(9), Some(Arrival::Barrier { number, overtaken }));
+    }
+
+    #[test]
+    fn barriers_whose_markers_are_lost_again_and_again_arrive_when_all_before_them_was_taken() {
+        let mut barriers = Barriers::default();
+        let numbers = [barriers.open(), barriers.open()];
+        barriers.mark(numbers[0], 7, false);
+        barriers.mark(numbers[1], 8, false);
+        assert_eq!(barriers.overdue(100), None);
+        barriers.overflowed(100, 50);
+        barriers.mark(numbers[1], 9, true);
+        let late = barriers.open();
+        barriers.mark(late, 10, false);
+        // What was queued later does not put them off.
+        assert_eq!(barriers.overdue(149), None);
+        barriers.overflowed(149, 50);
+        barriers.mark(late, 11, true);
+        let due = [(); 3].map(|()| barriers.overdue(150));
+        assert_eq!(due, [Some(numbers[0]), Some(numbers[1]), None]);
+        // Nor is anything kept of their markers, but those that may still come.
+        assert_eq!(barriers.markers.len(), 3);
+        barriers.overflowed(150, 50);
+        let due = [199, 200, 200].map(|taken| barriers.overdue(taken));
+        assert_eq!(due, [None, Some(late), None]);
+        assert!(barriers.markers.is_empty() && barriers.outstanding.is_empty() && barriers.due.is_none());
     }
 
     #[test]

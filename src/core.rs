@@ -71,7 +71,7 @@ impl Core {
         let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
         Self {
             instance,
-            table: Table::new(instance, fd),
+            table: Table::new(instance, fd, pool.bytes()),
             feed: Feed::new(pool),
             window,
             choice,
@@ -209,7 +209,8 @@ impl Core {
 
     /// What a buffer holds. None if that is nothing to show.
     pub(crate) fn batch(&self, buffer: Buffer, recent: &mut Recent) -> Option<EventBatch> {
-        let (batch, malformed) = EventBatch::resolve(buffer, self.table.resolve(recent), &self.shelf, self.instance);
+        let resolver = self.table.resolve(recent, buffer.filled().len());
+        let (batch, malformed) = EventBatch::resolve(buffer, resolver, &self.shelf, self.instance);
         if let Some(malformed) = malformed {
             self.feed.queue.interpose(malformed_error(malformed));
         }
@@ -342,6 +343,44 @@ mod tests {
         let event = batch.iter().next().unwrap();
         assert!(event.watch().is_none() && event.path().is_none() && event.name().is_none());
         assert_eq!(core.feed.counters.overflows.load(Ordering::Relaxed), 1);
+    }
+
+    /// What is not read from the kernel fills its queue, so no marker finds room. What is read says each time that it overflowed.
+    #[test]
+    fn a_barrier_whose_markers_are_all_lost_arrives_when_all_before_it_was_taken() {
+        let core = core();
+        let fd = core.table.fd("test").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let files = ["a", "b"].map(|name| std::fs::File::create(dir.path().join(name)).unwrap());
+        core.table.add(dir.path(), crate::Mask::MODIFY).unwrap();
+        let mut full = 0;
+        while full == 0 || fd.queued_bytes().unwrap() > full {
+            full = fd.queued_bytes().unwrap();
+            // Equal events in a row become one.
+            files
+                .iter()
+                .for_each(|file| file.set_modified(std::time::UNIX_EPOCH).unwrap());
+        }
+        let number = core.table.barrier().unwrap();
+        // As much as the buffers and the queue hold may have been queued before the barrier.
+        let buffer = record(-1, libc::IN_Q_OVERFLOW, 4096 - 16, &[0; 4096 - 16]);
+        for taken in (0..).step_by(buffer.len()) {
+            push(&core, &buffer);
+            let Next::Batch(batch) = core.take(&mut Recent::default(), None) else {
+                panic!()
+            };
+            let events: Vec<_> = batch.iter().collect();
+            assert_eq!(events.len(), batch.len());
+            let arrived = events[0].barrier().map(|barrier| barrier.number);
+            if arrived.is_none() {
+                assert!(events.len() == 1 && events[0].mask() == crate::Mask::Q_OVERFLOW);
+                assert!(taken <= core.feed.pool.bytes() + full + buffer.len());
+                continue;
+            }
+            assert!(arrived == Some(number) && events[0].is_overtaken() && events[1].mask() == crate::Mask::Q_OVERFLOW);
+            assert!(taken >= core.feed.pool.bytes() + full);
+            break;
+        }
     }
 
     /// The locks are held by this very thread, so who waits for one in the child waits for ever.

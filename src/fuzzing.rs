@@ -122,7 +122,7 @@ struct Travel {
 
 impl Travel {
     fn new(buffers: usize, size: usize) -> Self {
-        let table = Table::new(1, InotifyFd::new().expect("an instance"));
+        let table = Table::new(1, InotifyFd::new().expect("an instance"), 0);
         KNOWN.for_each(|wd| table.pretend(wd, &PathBuf::from(format!("/{wd}"))));
         // No events are real, and nothing is to be asked of the kernel.
         table.close();
@@ -180,7 +180,7 @@ impl Travel {
     /// Takes a batch, and drops all but so many of the latest.
     fn take(&mut self, keep: usize) {
         if let Taken::Buffer(buffer) = self.feed.queue.take(None) {
-            let resolver = self.table.resolve(&mut self.recent);
+            let resolver = self.table.resolve(&mut self.recent, buffer.filled().len());
             let (batch, malformed) = EventBatch::resolve(buffer, resolver, &self.shelf, 1);
             assert_eq!(malformed, None);
             let events = plain(&batch);

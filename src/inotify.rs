@@ -115,10 +115,11 @@ impl Inotify {
     /// Sets a mark in the event stream: an event that arrives behind everything queued before this call, and ahead of
     /// everything queued after it. See [`Barrier`]. Barriers arrive in the order they were set.
     ///
-    /// No file is written: the mark is the end of a watch on an inode without a name. Costs a few microseconds.
+    /// No file is written: the mark is the end of a watch on an inode without a name. Costs a few microseconds. From the first
+    /// on such a watch is kept, so that the others need no room for one.
     ///
     /// # Errors
-    /// [`WatchLimit`](crate::ErrorKind::WatchLimit) if there is no room for one more watch,
+    /// [`WatchLimit`](crate::ErrorKind::WatchLimit) if there is no room for one more watch and none is kept,
     /// [`NotFound`](crate::ErrorKind::NotFound) without `/proc`, [`Closed`](crate::ErrorKind::Closed).
     pub fn barrier(&self) -> Result<Barrier> {
         self.core.check_home("set barrier")?;

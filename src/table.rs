@@ -12,14 +12,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::barrier::{Arrival, Barriers};
 use crate::causes::{add_error, marker_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mask::Mask;
-use crate::sys::inotify::{InotifyFd, MarkerInode};
+use crate::sys::inotify::{InotifyFd, Marker, MarkerInode};
 use crate::watch::Watch;
 
 /// Ended watches that are still known, for events behind their `IGNORED`.
@@ -28,6 +28,10 @@ const ENDED_KEPT: usize = 1_024;
 #[derive(Debug)]
 pub(crate) struct Table {
     instance: u64,
+    /// Bytes that the buffers between kernel and consumer have.
+    buffered: u64,
+    /// Bytes of the stream that the consumer has taken. It is the one writer.
+    taken: AtomicU64,
     state: Mutex<State>,
     /// An `add_watch` has put its watch in.
     added: Condvar,
@@ -40,7 +44,7 @@ pub(crate) struct State {
     ended: VecDeque<i32>,
     barriers: Barriers,
     /// Made with the first barrier.
-    marker: Option<MarkerInode>,
+    marker: Option<Marker>,
     /// Calls of `inotify_add_watch` under way, and ended.
     adding: usize,
     added: u64,
@@ -80,9 +84,11 @@ impl Hasher for WdHasher {
 }
 
 impl Table {
-    pub(crate) fn new(instance: u64, fd: InotifyFd) -> Self {
+    pub(crate) fn new(instance: u64, fd: InotifyFd, buffered: usize) -> Self {
         Self {
             instance,
+            buffered: buffered as u64,
+            taken: AtomicU64::new(0),
             state: Mutex::new(State {
                 fd: Some(Arc::new(fd)),
                 watches: HashMap::default(),
@@ -217,11 +223,7 @@ impl Table {
         let mut state = self.lock();
         let fd = state.fd.clone().ok_or_else(|| Error::closed(OPERATION))?;
         let number = state.barriers.open();
-        let inode = match &mut state.marker {
-            Some(_) => Ok(()),
-            none => MarkerInode::new().map(|inode| *none = Some(inode)),
-        };
-        inode.and_then(|()| state.mark(&fd, number, false)).map_err(|cause| {
+        state.mark(&fd, number, false).map_err(|cause| {
             state.barriers.withdraw(number);
             marker_error(&cause)
         })?;
@@ -260,8 +262,10 @@ impl Table {
         self.lock().insert(self.instance, wd, path, Mask::ALL);
     }
 
-    /// The table, for the consumer to resolve a batch of events against.
-    pub(crate) fn resolve<'a>(&'a self, recent: &'a mut Recent) -> Resolver<'a> {
+    /// The table, for the consumer to resolve a batch of events against, of so many bytes.
+    pub(crate) fn resolve<'a>(&'a self, recent: &'a mut Recent, bytes: usize) -> Resolver<'a> {
+        let taken = self.taken.load(Ordering::Relaxed) + bytes as u64;
+        self.taken.store(taken, Ordering::Relaxed);
         Resolver {
             table: self,
             recent,
@@ -316,19 +320,26 @@ impl State {
         }
     }
 
-    /// Queues the marker of a barrier. It is noted before the kernel can queue it.
+    /// Queues a marker for a barrier.
     fn mark(&mut self, fd: &InotifyFd, number: u64, overtaken: bool) -> io::Result<()> {
-        let inode = self.marker.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        let wd = inode.watch(fd)?;
-        self.barriers.mark(number, wd, overtaken);
-        fd.rm_watch(wd)
+        let Self { marker, barriers, .. } = self;
+        let marker = match marker {
+            Some(marker) => marker,
+            none => none.insert(Marker::new(fd)?),
+        };
+        marker.queue(fd, |wd| barriers.mark(number, wd, overtaken)).map(drop)
     }
 
-    /// An overflow was read: the barriers that have not arrived may have been dropped, so each gets another marker.
-    fn overflowed(&mut self) {
+    /// An overflow was read, behind so many bytes of the stream: the markers of barriers that have not arrived may have been
+    /// dropped. At most `buffered` bytes are between the kernel's queue and the consumer.
+    fn overflowed(&mut self, taken: u64, buffered: u64) {
         let live = self.live();
         self.unsure.get_or_insert(live);
         self.unmarked = true;
+        let queued = self.fd.as_ref().and_then(|fd| fd.queued_bytes().ok());
+        if let Some(queued) = queued {
+            self.barriers.overflowed(taken, buffered + queued as u64);
+        }
         self.retry_marks();
     }
 
@@ -338,11 +349,8 @@ impl State {
             return;
         }
         let Some(fd) = self.fd.clone() else { return };
-        if self.marker.is_none() {
-            self.marker = MarkerInode::new().ok();
-        }
-        let numbers: Vec<_> = self.barriers.outstanding().collect();
-        self.unmarked = !numbers.into_iter().all(|number| self.mark(&fd, number, true).is_ok());
+        let last = self.barriers.last_outstanding();
+        self.unmarked = last.is_some_and(|last| self.mark(&fd, last, true).is_err());
     }
 
     fn marker_arrived(&mut self, arrival: Arrival) -> Subject {
@@ -407,6 +415,11 @@ pub(crate) struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
+    /// Bytes that the consumer has taken, those of this batch included.
+    fn taken(&self) -> u64 {
+        self.table.taken.load(Ordering::Relaxed)
+    }
+
     fn take_state(&mut self) -> MutexGuard<'a, State> {
         self.state.take().unwrap_or_else(|| {
             let mut state = self.table.lock();
@@ -416,14 +429,19 @@ impl<'a> Resolver<'a> {
     }
 
     /// If this event is a marker: a barrier that was set before that marker's and has not arrived, so that the overflow
-    /// has dropped it. Such come first, as they were set first.
+    /// has dropped it. Such come first, as they were set first. If it is an overflow: a barrier whose markers were dropped in
+    /// others, and before which nothing more can come.
     pub(crate) fn overtaken_by(&mut self, wd: i32, mask: Mask) -> Option<Subject> {
-        if !mask.contains(Mask::IGNORED) {
+        if !mask.intersects(TURNING_POINTS) {
             return None;
         }
+        let taken = self.taken();
         let state = self.take_state();
         let state = self.state.insert(state);
-        let number = state.barriers.overtaken_by(wd)?;
+        let number = match mask.contains(Mask::Q_OVERFLOW) {
+            true => state.barriers.overdue(taken)?,
+            false => state.barriers.overtaken_by(wd)?,
+        };
         let overtaken = true;
         Some(state.marker_arrived(Arrival::Barrier { number, overtaken }))
     }
@@ -439,7 +457,7 @@ impl<'a> Resolver<'a> {
         }
         let mut state = self.take_state();
         if mask.contains(Mask::Q_OVERFLOW) {
-            state.overflowed();
+            state.overflowed(self.taken(), self.table.buffered);
             self.recent.0 = None;
             self.state = Some(state);
             return Subject::Nothing;
@@ -475,7 +493,7 @@ mod tests {
 
     #[test]
     fn a_million_rounds_of_add_and_end_leave_the_table_as_it_was() {
-        let table = Table::new(1, InotifyFd::new().unwrap());
+        let table = Table::new(1, InotifyFd::new().unwrap(), 0);
         let mut state = table.lock();
         for wd in 1..1_000_000 {
             state.insert(1, wd, Path::new("/a"), Mask::ALL);
@@ -488,7 +506,7 @@ mod tests {
 
     #[test]
     fn a_call_that_comes_back_behind_the_end_of_its_watch_gets_the_ended_one() {
-        let table = Table::new(1, InotifyFd::new().unwrap());
+        let table = Table::new(1, InotifyFd::new().unwrap(), 0);
         let mut state = table.lock();
         let first = state.insert(1, 5, Path::new("/a"), Mask::ALL);
         state.end(5);
@@ -500,7 +518,7 @@ mod tests {
 
     #[test]
     fn the_table_shrinks_when_many_watches_end() {
-        let table = Table::new(1, InotifyFd::new().unwrap());
+        let table = Table::new(1, InotifyFd::new().unwrap(), 0);
         let mut state = table.lock();
         for wd in 1..200_000 {
             state.insert(1, wd, Path::new("/a"), Mask::ALL);

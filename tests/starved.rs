@@ -14,7 +14,7 @@ use ringwatch::tree::Tree;
 use ringwatch::{Backend, BackendKind, Error, ErrorKind, Inotify, Limits, Mask, OwnedEvent};
 use support::child::{in_child, in_namespaces, mount_memory, mount_memory_as};
 use support::kernel::{QueueLimit, alone_with_queues};
-use support::{Flood, assert_names, backends, everything, on_every_backend, seen, skip};
+use support::{Flood, assert_names, backends, everything, on_every_backend, queue_limit, seen, skip};
 
 /// Sets a limit of this user namespace. False if that is not allowed.
 fn limit(name: &str, value: usize) -> bool {
@@ -35,7 +35,13 @@ fn no_watch_is_left() {
             if !limit("max_inotify_watches", 1_000) {
                 return;
             }
-            let mut recorder = setup.recorder();
+            let inotify = setup
+                .builder()
+                .buffers(2)
+                .buffer_size(4096)
+                .build()
+                .expect("an instance");
+            let mut recorder = setup.read(inotify);
             assert!(limit("max_inotify_watches", 3));
             let watch = recorder.watch(&dirs[0], Mask::CREATE);
             dirs[1..3]
@@ -46,7 +52,7 @@ fn no_watch_is_left() {
             let refused = recorder.inotify.add_watch(&dirs[3], Mask::CREATE).unwrap_err();
             assert_names(&refused, ErrorKind::WatchLimit, remedy);
             assert_eq!(refused.path(), Some(&*dirs[3]));
-            // A mark needs a watch for a moment.
+            // The first mark needs one too, which is kept for those behind it.
             assert_names(&recorder.inotify.barrier().unwrap_err(), ErrorKind::WatchLimit, remedy);
             // What is watched is watched on, and may be changed.
             recorder.watch(&dirs[1], Mask::CREATE | Mask::DELETE);
@@ -54,8 +60,17 @@ fn no_watch_is_left() {
             recorder.inotify.rm_watch(&watch).expect("it had not ended");
             let events = recorder.events();
             assert_eq!(seen(&events), [(Mask::CREATE, "a"), (Mask::IGNORED, "")]);
-            recorder.watch(&dirs[3], Mask::CREATE);
-            assert_eq!(recorder.inotify.watches().len(), 3);
+            assert_eq!(recorder.inotify.watches().len(), 2);
+            let refused = recorder.inotify.add_watch(&dirs[3], Mask::CREATE).unwrap_err();
+            assert_names(&refused, ErrorKind::WatchLimit, remedy);
+            // A mark that an overflow has dropped is set again without one more, though nothing else happens.
+            let mut flood = Flood::new(&dirs[1]);
+            recorder.watch(&dirs[1], Mask::MODIFY);
+            // As much as the buffers hold, and more than the queue does.
+            flood.cause(2 * 4096 / 16 + queue_limit() + 10);
+            let barrier = recorder.inotify.barrier().expect("a barrier");
+            let events = recorder.until(barrier);
+            assert!(events.iter().any(|event| event.mask() == Mask::Q_OVERFLOW));
             limit("max_inotify_watches", 1_000);
         });
     });

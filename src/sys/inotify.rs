@@ -114,6 +114,52 @@ impl MarkerInode {
     }
 }
 
+/// What queues markers, with a watch in store: so one can also be queued when there is no room for another watch.
+#[derive(Debug)]
+pub(crate) struct Marker {
+    inode: MarkerInode,
+    stored: Option<i32>,
+    /// How many are refused, and why.
+    #[cfg(test)]
+    refused: (usize, i32),
+}
+
+impl Marker {
+    pub(crate) fn new(inotify: &InotifyFd) -> io::Result<Self> {
+        let inode = MarkerInode::new()?;
+        Ok(Self {
+            stored: Some(inode.watch(inotify)?),
+            inode,
+            #[cfg(test)]
+            refused: (0, 0),
+        })
+    }
+
+    /// Queues one, and answers what it will be known by. That is noted before the kernel can queue it. Whoever notes it holds a
+    /// lock meanwhile, for the inode has one watch at a time.
+    pub(crate) fn queue(&mut self, inotify: &InotifyFd, note: impl FnOnce(i32)) -> io::Result<i32> {
+        #[cfg(test)]
+        if self.refused.0 > 0 {
+            self.refused.0 -= 1;
+            return Err(io::Error::from_raw_os_error(self.refused.1));
+        }
+        let wd = match self.stored.take() {
+            Some(wd) => wd,
+            None => self.inode.watch(inotify)?,
+        };
+        note(wd);
+        let queued = inotify.rm_watch(wd);
+        self.stored = self.inode.watch(inotify).ok();
+        queued.map(|()| wd)
+    }
+
+    /// Has so many be refused, with this errno. Answers how many still were to be.
+    #[cfg(test)]
+    pub(crate) fn refuse(&mut self, times: usize, code: i32) -> usize {
+        std::mem::replace(&mut self.refused, (times, code)).0
+    }
+}
+
 /// Whether one more descriptor can be had: tells the two meanings of `EMFILE` apart.
 pub(crate) fn descriptor_available() -> bool {
     super::notifier::Notifier::new().is_ok()

@@ -1,14 +1,13 @@
 //! Markers in a tree's stream: the user's barriers and those of the tree itself.
 //!
-//! A marker is the end of a watch on an inode without a name: its `IGNORED` comes in order. Who sets one holds the lock
-//! from the watch to its end, for the inode has one watch at a time.
+//! A marker is the end of a watch on an inode without a name: its `IGNORED` comes in order.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::barrier::{Arrival, Barriers};
-use crate::sys::inotify::{InotifyFd, MarkerInode};
+use crate::sys::inotify::{InotifyFd, Marker};
 
 /// What a marker of the tree's own says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,49 +39,21 @@ pub(super) struct Marks {
 
 #[derive(Debug)]
 struct State {
-    inode: MarkerInode,
-    /// A watch in store, so that a marker can be set when the limit of watches is reached.
-    stored: Option<i32>,
+    marker: Marker,
     barriers: Barriers,
     own: VecDeque<(i32, Mark)>,
     /// Barriers are to be marked again and could not be.
     unmarked: bool,
-    /// How many are refused, and why.
-    #[cfg(test)]
-    refused: (usize, i32),
-}
-
-impl State {
-    /// Queues a marker, and answers what it will be known by. It is noted before the kernel can queue it.
-    fn mark(&mut self, inotify: &InotifyFd, note: impl FnOnce(&mut Self, i32)) -> io::Result<i32> {
-        #[cfg(test)]
-        if self.refused.0 > 0 {
-            self.refused.0 -= 1;
-            return Err(io::Error::from_raw_os_error(self.refused.1));
-        }
-        let wd = match self.stored.take() {
-            Some(wd) => wd,
-            None => self.inode.watch(inotify)?,
-        };
-        note(self, wd);
-        let marked = inotify.rm_watch(wd);
-        self.stored = self.inode.watch(inotify).ok();
-        marked.map(|()| wd)
-    }
 }
 
 impl Marks {
     pub(super) fn new(inotify: Arc<InotifyFd>) -> io::Result<Self> {
-        let inode = MarkerInode::new()?;
         Ok(Self {
             state: Mutex::new(State {
-                stored: Some(inode.watch(&inotify)?),
-                inode,
+                marker: Marker::new(&inotify)?,
                 barriers: Barriers::default(),
                 own: VecDeque::new(),
                 unmarked: false,
-                #[cfg(test)]
-                refused: (0, 0),
             }),
             inotify,
         })
@@ -95,22 +66,22 @@ impl Marks {
     /// Has so many markers be refused, with this errno. Answers how many still were to be.
     #[cfg(test)]
     pub(super) fn refuse(&self, times: usize, code: i32) -> usize {
-        std::mem::replace(&mut self.lock().refused, (times, code)).0
+        self.lock().marker.refuse(times, code)
     }
 
     pub(super) fn barrier(&self) -> io::Result<u64> {
-        let state = &mut *self.lock();
-        let number = state.barriers.open();
-        let marked = state.mark(&self.inotify, |state, wd| state.barriers.mark(number, wd, false));
+        let State { marker, barriers, .. } = &mut *self.lock();
+        let number = barriers.open();
+        let marked = marker.queue(&self.inotify, |wd| barriers.mark(number, wd, false));
         if marked.is_err() {
-            state.barriers.withdraw(number);
+            barriers.withdraw(number);
         }
         marked.map(|_| number)
     }
 
     pub(super) fn set(&self, mark: Mark) -> io::Result<i32> {
-        let state = &mut *self.lock();
-        state.mark(&self.inotify, |state, wd| state.own.push_back((wd, mark)))
+        let State { marker, own, .. } = &mut *self.lock();
+        marker.queue(&self.inotify, |wd| own.push_back((wd, mark)))
     }
 
     /// A barrier that this marker overtakes: its own was lost.
@@ -132,27 +103,39 @@ impl Marks {
         }
     }
 
-    /// Events were lost, markers perhaps among them.
-    pub(super) fn overflowed(&self) {
+    /// Events were lost, markers perhaps among them. `taken` and `queued` as for [`Barriers::overflowed`].
+    pub(super) fn overflowed(&self, taken: u64, queued: Option<u64>) {
         let mut state = self.lock();
         state.own.clear();
         state.unmarked = true;
+        if let Some(queued) = queued {
+            state.barriers.overflowed(taken, queued);
+        }
         drop(state);
         // If there is no room, it is tried again.
         let _ = self.mark_again();
     }
 
+    /// A barrier whose markers were lost in one overflow and another. As [`Barriers::overdue`].
+    pub(super) fn overdue(&self, taken: u64) -> Option<u64> {
+        self.lock().barriers.overdue(taken)
+    }
+
     /// Sets again what was lost. There may be no room for a watch; then it is to be tried again.
     pub(super) fn mark_again(&self) -> io::Result<()> {
-        let state = &mut *self.lock();
-        if !state.unmarked {
+        let State {
+            marker,
+            barriers,
+            unmarked,
+            ..
+        } = &mut *self.lock();
+        if !*unmarked {
             return Ok(());
         }
-        let numbers: Vec<_> = state.barriers.outstanding().collect();
-        for number in numbers {
-            state.mark(&self.inotify, |state, wd| state.barriers.mark(number, wd, true))?;
+        if let Some(last) = barriers.last_outstanding() {
+            marker.queue(&self.inotify, |wd| barriers.mark(last, wd, true))?;
         }
-        state.unmarked = false;
+        *unmarked = false;
         Ok(())
     }
 }

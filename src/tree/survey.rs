@@ -436,7 +436,17 @@ impl Worker {
     /// Events were lost here. Everything is looked at before the loss is reported, so that whoever looks then misses
     /// nothing that the watches do not tell.
     pub(super) fn overflowed(&mut self, buffer: &Arc<Read>, draft: &mut Draft) {
-        self.shared.marks.overflowed();
+        while let Some(number) = self.shared.marks.overdue(self.taken) {
+            self.barrier(number, true, draft);
+        }
+        // All that was queued before is in these buffers and behind them, or still with the kernel.
+        let buffered = self.shared.core.feed.pool.bytes() + self.ahead.bytes_behind();
+        let queued = self
+            .inotify
+            .queued_bytes()
+            .ok()
+            .map(|queued| (buffered + queued) as u64);
+        self.shared.marks.overflowed(self.taken, queued);
         self.unmarked.clear();
         self.search_ends.clear();
         self.mounts.forget();
@@ -466,9 +476,7 @@ impl Worker {
         self.tracker.blind = false;
         self.wait_for_moves(Vec::new());
         self.mark(Mark::Session);
-        for held in &mut self.barriers {
-            held.sessions = held.sessions.max(1);
-        }
+        self.recovered(draft);
         let next = self.shelf.take();
         self.memory.forget();
         let found = std::mem::replace(draft, next);

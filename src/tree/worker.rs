@@ -79,6 +79,8 @@ pub(super) struct Worker {
     pub(super) memory: Memory,
     pub(super) waker: Waker,
     pub(super) barriers: Vec<HeldBarrier>,
+    /// Bytes of the stream that were worked on, those of the buffer at hand included.
+    pub(super) taken: u64,
     /// Buffers that were worked on since there was something to look at.
     pub(super) delayed: usize,
     /// Buffers that were worked on since what waits for a pause had its turn, and when that was.
@@ -110,6 +112,8 @@ pub(super) struct HeldBarrier {
     number: u64,
     overtaken: bool,
     pub(super) sessions: usize,
+    /// Overflows behind which everything was looked at since.
+    recoveries: usize,
 }
 
 /// Bytes of paths that a batch of events has at most, and one path more: in a deep tree they take much more than the events.
@@ -131,6 +135,7 @@ impl Worker {
             memory: Memory::new(),
             waker: Waker::from(Arc::new(Unpark(thread::current()))),
             barriers: Vec::new(),
+            taken: 0,
             delayed: 0,
             busy: 0,
             caught_up: Instant::now(),
@@ -230,6 +235,7 @@ impl Worker {
     fn work(&mut self) {
         let Some(buffer) = self.ahead.front() else { return };
         let mut draft = self.begin();
+        self.taken += buffer.filled().len() as u64;
         self.apply(&buffer, &mut draft);
         self.hand_on(Some(&buffer), draft);
         self.ahead.pop();
@@ -348,7 +354,7 @@ impl Worker {
     }
 
     /// A barrier has arrived. What happened before it may still have to be looked at.
-    fn barrier(&mut self, number: u64, overtaken: bool, draft: &mut Draft) {
+    pub(super) fn barrier(&mut self, number: u64, overtaken: bool, draft: &mut Draft) {
         self.look_at_mounts(false, draft);
         self.look_for_roots();
         if self.tracker.is_calm() && self.barriers.is_empty() {
@@ -361,6 +367,7 @@ impl Worker {
             number,
             overtaken,
             sessions,
+            recoveries: 0,
         });
     }
 
@@ -392,6 +399,23 @@ impl Worker {
         self.let_pass(due, draft);
     }
 
+    /// Everything was looked at behind an overflow, by a session that ends if its marker is not lost in another.
+    pub(super) fn recovered(&mut self, draft: &mut Draft) {
+        /// What came before a barrier has been looked at by then, as often as there is a chance to.
+        const MOST_RECOVERIES: usize = 4;
+        self.open_if_done();
+        for held in &mut self.barriers {
+            held.sessions = held.sessions.max(1);
+            held.recoveries += 1;
+        }
+        let due = self
+            .barriers
+            .iter()
+            .take_while(|held| held.recoveries >= MOST_RECOVERIES)
+            .count();
+        self.let_pass(due, draft);
+    }
+
     fn let_pass(&mut self, due: usize, draft: &mut Draft) {
         for held in self.barriers.drain(..due) {
             draft.barrier(held.number, held.overtaken);
@@ -403,7 +427,8 @@ impl Worker {
         const MOST_SESSIONS: usize = 16;
         let sessions = self.shared.figures.sessions.load(Ordering::Relaxed);
         // What has changed meanwhile is looked at before: whoever lists the tree once it is open finds it there.
-        if !self.opened && (sessions >= MOST_SESSIONS || !self.tracker.has_work()) {
+        let rests = self.tracker.session == 0 && !self.tracker.has_work();
+        if !self.opened && (sessions >= MOST_SESSIONS || rests) {
             self.opened = true;
             self.tracker.silent = false;
         }

@@ -189,8 +189,8 @@ impl Swallowed {
         assert_eq!(watches.len(), self.alive.len());
         assert_eq!(watches.iter().cloned().collect::<HashSet<_>>(), self.alive);
         let ours: BTreeSet<_> = watches.iter().map(|watch| kernel::inode(&watch.path())).collect();
-        let kernels = kernel::watched_with(self.dir.path());
-        assert_eq!(ours, kernels.iter().map(|watched| watched.inode).collect());
+        let kernels = kernel::inodes_watched_with(self.dir.path());
+        assert_eq!(ours.into_iter().collect::<Vec<_>>(), kernels);
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct Watched {
 }
 
 /// What the instance watches that watches `beacon`, which no other instance of this process does.
-pub(crate) fn watched_with(beacon: &Path) -> BTreeSet<Watched> {
+fn watched_with(beacon: &Path) -> BTreeSet<Watched> {
     let beacon = inode(beacon);
     let infos = descriptors();
     let mut lists = infos.map(|info| info.lines().filter_map(parse).collect::<BTreeSet<_>>());
@@ -59,7 +59,7 @@ fn parse(line: &str) -> Option<Watched> {
 }
 
 /// The inodes that the instance which watches `beacon` watches, each as often as it does, but for markers.
-pub(crate) fn directories_watched_with(beacon: &Path) -> Vec<u64> {
+pub(crate) fn inodes_watched_with(beacon: &Path) -> Vec<u64> {
     let device = place_of(beacon).1;
     let here = all_watched_with(beacon).into_iter().filter(|&(_, of)| of == device);
     here.map(|(inode, _)| inode).collect()

@@ -79,7 +79,7 @@ impl Ground {
 
     /// Holds what the kernel watches on behalf of this tree, by the kernel's own list, against what it may.
     fn assert_inside(&self) {
-        let watched = kernel::directories_watched_with(&self.root);
+        let watched = kernel::inodes_watched_with(&self.root);
         let stray: Vec<_> = watched.iter().filter(|inode| self.forbidden.contains(inode)).collect();
         assert!(stray.is_empty(), "watched and outside: {stray:?} of {watched:?}");
     }

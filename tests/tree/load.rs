@@ -13,7 +13,7 @@ use tempfile::tempdir;
 
 use crate::model::Watched;
 use crate::scenarios::assert_watched_exactly;
-use crate::support::kernel::{directories_watched_with, inode};
+use crate::support::kernel::{inode, inodes_watched_with};
 
 /// Directories that are made and go in turn, so that there always is one more to hear of: each is made while the tree is at
 /// work on another, which asks for it, and is in its memory before that goes on.
@@ -94,7 +94,7 @@ fn under_load_what_has_left_is_let_go_and_what_is_new_is_covered() {
     let mut stream = tree.stream().unwrap();
     let tree = load.tree.get_or_init(|| tree);
     let inodes = ["leaves", "leaves/deep"].map(|path| inode(&root.join(path)));
-    let is_watched = |inode: &u64| directories_watched_with(root).contains(inode);
+    let is_watched = |inode: &u64| inodes_watched_with(root).contains(inode);
     assert!(inodes.iter().all(is_watched));
     load.begin();
     thread::scope(|scope| {

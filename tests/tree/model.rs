@@ -228,7 +228,7 @@ impl Watched {
     }
 
     /// Takes changes until one is as wanted.
-    pub(crate) fn wait_for(&mut self, wanted: impl Fn(&OwnedChange) -> bool) {
+    pub(crate) fn wait_for(&mut self, mut wanted: impl FnMut(&OwnedChange) -> bool) {
         loop {
             let batch = self.stream.wait_timeout(PATIENCE).expect("reading goes on");
             let batch = batch.expect("a change that was due did not come");

@@ -13,7 +13,7 @@ use tempfile::{TempDir, tempdir};
 use crate::model::{Model, Watched, difference, disk};
 use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child::{detach, in_namespaces, mount_again, mount_memory, unmount};
-use crate::support::kernel::{directories_watched_with, inode};
+use crate::support::kernel::{inode, inodes_watched_with};
 use crate::support::skip;
 
 /// A root and a directory in it where a file system is mounted, with a directory and a file.
@@ -371,7 +371,7 @@ fn mounted_again(what: &str, early: bool, crossed: bool) {
         let there = disk(&root, &|path| !is_uncovered(watched, path));
         assert_eq!(difference(&model.node, &there, &root), None, "{changes:?}");
         watched.settle();
-        assert_eq!(directories_watched_with(&root), covered(watched, &root));
+        assert_eq!(inodes_watched_with(&root), covered(watched, &root));
         paths(&changes, Mask::CREATE)
     };
     replays(&mut watched);

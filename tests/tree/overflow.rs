@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ringwatch::Mask;
@@ -39,6 +39,9 @@ fn act(root: &Path) {
     fs::rename(root.join("old"), root.join("new")).expect("renamed");
 }
 
+/// What is there then.
+const MADE: [&str; 6] = ["made", "made/deep", "made/deep/early", "new", "new/file", "new/sub"];
+
 /// All changes of a tree that has lost what [`act`] did.
 fn after_loss(root: &Path, recovery: Recovery) -> (Watched, Vec<OwnedChange>) {
     let mut flood = Flood::new(&root.join("floods"));
@@ -73,7 +76,7 @@ fn what_an_overflow_swallowed_is_found_and_reported() {
     let found = &changes[lost + 1..];
     assert!(found.iter().all(|change| change.origin() == Origin::Scan), "{found:?}");
     let made = paths(found, Mask::CREATE);
-    for path in ["made", "made/deep", "made/deep/early", "new", "new/sub", "new/file"] {
+    for path in MADE {
         assert_eq!(
             made.iter().filter(|made| **made == root.join(path)).count(),
             1,
@@ -97,6 +100,41 @@ fn with_a_mark_only_an_overflow_is_said_and_all_is_watched() {
     assert!(changes.iter().all(|change| change.origin() == Origin::Kernel));
     let lost = changes.iter().position(OwnedChange::is_overflow).unwrap();
     assert_eq!(changes[lost + 1..].len(), 0, "{:?}", &changes[lost + 1..]);
+    is_covered(&root, &mut watched);
+}
+
+/// The queue overflows each time anybody looks around, so that no marker of the tree's own ever arrives.
+#[test]
+fn a_tree_that_overflows_again_and_again_opens_and_its_barriers_arrive() {
+    let (_dir, root) = place();
+    fs::create_dir(root.join("floods/below")).expect("a directory");
+    let flood = Mutex::new(Flood::new(&root.join("floods")));
+    let floods = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&floods);
+    let builder = builder(&root, Recovery::Diff).filter(move |dir| {
+        // The one above it is watched by then.
+        if dir == Path::new("floods/below") && asked.load(Ordering::Acquire) {
+            flood.lock().expect("it floods").cause(queue_limit() + BUDGET);
+        }
+        true
+    });
+    let mut watched = Watched::new(builder.open().expect("a tree"));
+    act(&root);
+    let changes = watched.changes();
+    assert!(changes.iter().filter(|change| change.is_overflow()).count() > 1);
+    let mut made = paths(&changes, Mask::CREATE);
+    made.sort();
+    assert_eq!(made, MADE.map(|path| root.join(path)));
+    // Three at once, each in its turn.
+    let barriers = [(); 3].map(|()| watched.tree.barrier().expect("a barrier"));
+    let mut arrived = Vec::new();
+    watched.wait_for(|change| {
+        arrived.extend(change.barrier());
+        arrived.len() == barriers.len()
+    });
+    assert_eq!(arrived, barriers);
+    floods.store(false, Ordering::Release);
+    watched.changes();
     is_covered(&root, &mut watched);
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn assert_watched_exactly(root: &Path) {
         }
     }
     directories.sort_unstable();
-    assert_eq!(kernel::directories_watched_with(root), directories);
+    assert_eq!(kernel::inodes_watched_with(root), directories);
 }
 
 #[test]

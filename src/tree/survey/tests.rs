@@ -85,3 +85,36 @@ fn a_tree_ends_that_waits_for_the_marker_of_a_loss() {
     assert!(!believed.expect("an answer"));
     closer.join().expect("it is closed");
 }
+
+/// While the worker is asked this, no marker arrives, as if each were lost.
+#[test]
+fn a_barrier_arrives_behind_losses_though_no_marker_does() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let tree = Tree::new(dir.path()).expect("a tree");
+    let mut stream = tree.stream().expect("a stream");
+    let setting = tree.clone();
+    let barrier = tree.ask("lose events", move |worker| {
+        let barrier = setting.barrier().expect("a barrier");
+        for _ in 0..6 {
+            let lost = Arc::new(Read::Pooled(read(&[(-1, Mask::Q_OVERFLOW, 0, "")])));
+            let mut draft = worker.begin();
+            worker.overflowed(&lost, &mut draft);
+            worker.hand_on(None, draft);
+            // All that was queued before.
+            worker.taken += 1 << 30;
+        }
+        barrier
+    });
+    let barrier = barrier.expect("an answer");
+    let mut overflows = 0;
+    let overtaken = 'all: loop {
+        for change in &stream.wait().expect("it goes on").expect("a batch") {
+            overflows += usize::from(change.is_overflow());
+            if change.barrier() == Some(barrier) {
+                break 'all change.is_overtaken();
+            }
+        }
+    };
+    // It is due with the second, and what was before it has been looked at four times then.
+    assert_eq!((overflows, overtaken), (5, true));
+}
