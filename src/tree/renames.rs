@@ -19,7 +19,9 @@ impl Tracker {
             }
             self.changed = true;
             self.told_of(seen, dir);
-            let swap = self.swaps.came_to(Spot::new(dir, seen.name()), seen.record.cookie);
+            let swap = self
+                .swaps
+                .came_to(Spot::new(seen.record.wd, seen.name()), seen.record.cookie);
             self.removed(seen, dir, out);
             if swap.is_some() || self.is_fresh(dir) {
                 // In and out again, or exchanged with something outside; in a directory that was not watched before, the
@@ -39,7 +41,7 @@ impl Tracker {
             }
             self.changed = true;
             self.told_of(seen, dir);
-            let target = Spot::new(dir, seen.name());
+            let target = Spot::new(seen.record.wd, seen.name());
             self.swaps.note(None, target, seen.record.cookie, seen.is_dir(), true);
             self.appeared(seen, dir, out);
         }
@@ -75,7 +77,10 @@ impl Tracker {
         self.told_of(from, old);
         self.told_of(to, new);
         let is_dir = to.is_dir();
-        let (source, target) = (Spot::new(old, from.name()), Spot::new(new, to.name()));
+        let (source, target) = (
+            Spot::new(from.record.wd, from.name()),
+            Spot::new(to.record.wd, to.name()),
+        );
         let unsure = self.is_fresh(old) || self.is_fresh(new);
         let victim = unsure || self.nodes.child(new, to.name()).is_some() || self.doubts.get(new, to.name()).is_some();
         let cookie = to.record.cookie;

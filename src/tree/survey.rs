@@ -292,9 +292,11 @@ impl Worker {
         let found = self.crawl(jobs, &manner, false);
         let mut draft = self.begin();
         let lost = self.probe(&probes, &mut draft);
-        for dir in self.tracker.swaps.suspects() {
-            if self.wait_for_change(dir) {
-                self.tracker.swaps.rested(dir);
+        for wd in self.tracker.swaps.suspects() {
+            if let Some(dir) = self.tracker.nodes.by_wd(wd)
+                && self.wait_for_change(dir)
+            {
+                self.tracker.swaps.rested(wd);
             }
         }
         self.take_in(&found, &mut draft, false);

@@ -10,12 +10,11 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use super::nodes::Id;
-
-/// A name in a directory, by its hash.
+/// A name in a directory, by its hash. The directory is known by its watch: where links are followed it may be under another
+/// path between two halves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Spot {
-    dir: Id,
+    wd: i32,
     name: u64,
 }
 
@@ -24,10 +23,10 @@ thread_local! {
 }
 
 impl Spot {
-    pub(super) fn new(dir: Id, name: &[u8]) -> Self {
+    pub(super) fn new(wd: i32, name: &[u8]) -> Self {
         // Two names with one hash are looked at in vain.
         let name = HASHER.with(|hasher| hasher.hash_one(name));
-        Self { dir, name }
+        Self { wd, name }
     }
 }
 
@@ -119,19 +118,20 @@ impl Swaps {
         }
     }
 
-    /// The directories in which something arrived that may have been the first half of an exchange of directories.
-    pub(super) fn suspects(&self) -> Vec<Id> {
+    /// The directories in which something arrived that may have been the first half of an exchange of directories, by their
+    /// watches.
+    pub(super) fn suspects(&self) -> Vec<i32> {
         let recent = self.recent.iter().filter(|first| first.is_recent());
         let suspects = recent.filter(|first| first.victim || first.source.is_none());
-        let mut dirs: Vec<_> = suspects.map(|first| first.target.dir).collect();
-        dirs.sort_unstable();
-        dirs.dedup();
-        dirs
+        let mut wds: Vec<_> = suspects.map(|first| first.target.wd).collect();
+        wds.sort_unstable();
+        wds.dedup();
+        wds
     }
 
     /// Nobody was changing this directory, at a moment before the marker of a session was set.
-    pub(super) fn rested(&mut self, dir: Id) {
-        let here = self.recent.iter_mut().filter(|first| first.target.dir == dir);
+    pub(super) fn rested(&mut self, wd: i32) {
+        let here = self.recent.iter_mut().filter(|first| first.target.wd == wd);
         here.for_each(|first| first.ends = true);
     }
 

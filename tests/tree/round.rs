@@ -523,7 +523,11 @@ impl Consumer<'_> {
         if self.round.links
             && let Some(wrong) = aliases.iter().find(|alias| !is_elsewhere(&alias.path))
         {
-            return Err(format!("not watched under another path: {wrong:?}"));
+            let there = fs::metadata(wrong.path.join(".")).map(|_| place(&wrong.path));
+            let leads = fs::read_link(&wrong.path);
+            return Err(format!(
+                "not watched under another path: {wrong:?}, which is {there:?} and leads to {leads:?}"
+            ));
         }
         if watched == places {
             return Ok(());
