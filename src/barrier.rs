@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 ///
 /// It arrives as an event whose [`barrier`](crate::Event::barrier) equals it, behind everything that was queued before the
 /// call, and ahead of everything queued after it. If the kernel's queue overflows and drops it, it arrives all the same,
-/// behind the overflow, and the event [says so](crate::Event::is_overtaken).
+/// behind the overflow, and the event [says so](crate::Event::is_overtaken); also while more is caused than is taken, so that the
+/// queue is full each time.
 ///
 /// ```
 /// use ringwatch::{Inotify, Mask};

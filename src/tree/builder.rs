@@ -200,6 +200,9 @@ impl TreeBuilder {
     /// Looks at all directories, on as many threads as there are cores, and watches them. When it returns, every change
     /// that happens from then on is reported.
     ///
+    /// What has changed meanwhile is looked at before it returns, so that whoever then lists the tree knows what changes are
+    /// about. If there is no end to that, it returns behind the sixteenth look, and the first changes may be older than that.
+    ///
     /// A directory that can't be watched does not end it: see [`Tree::uncovered`]. Nor is one covered whose path below its
     /// root is longer than 64 KiB.
     ///

@@ -310,7 +310,8 @@ impl Tree {
 
     /// Sets a mark in the stream: a change whose [`barrier`](Change::barrier) equals it, behind everything that happened
     /// before the call, what is found by looking included. So what was made in a new directory comes before it. Changes
-    /// from after the call may come before it too, while something is being looked at.
+    /// from after the call may come before it too, while something is being looked at. While the queue overflows again and again, it
+    /// comes when everything was looked at four times.
     ///
     /// # Errors
     /// As [`Inotify::barrier`](crate::Inotify::barrier).

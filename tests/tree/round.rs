@@ -252,11 +252,12 @@ impl Consumer<'_> {
         self.at_rest(all).map_err(|fault| format!("with probes: {fault}"))
     }
 
-    /// What must hold now; or, where links are followed and the queue is small, soon: what the tree itself has let go may make
-    /// that overflow behind a barrier, and what is reached in two ways may be covered in the other then.
+    /// What must hold now; or, where links are followed and the queue overflows, soon: what the tree itself has let go may make
+    /// it overflow behind a barrier, and what is reached in two ways may be covered in the other then.
     fn at_rest(&mut self, check: impl Fn(&Self) -> Result<(), String>) -> Result<(), String> {
         const TRIES: usize = 50;
-        let tries = match self.round.links && self.round.queue.is_some() {
+        let overflows = self.round.queue.is_some() || self.model.overflows > 0;
+        let tries = match self.round.links && overflows {
             true => TRIES,
             false => 1,
         };
