@@ -69,7 +69,8 @@ impl Inotify {
     ///
     /// If its inode is watched already, by this path or another, that watch is updated and returned: its mask and path
     /// become those of this call. [`MASK_ADD`](Mask::MASK_ADD) extends the mask instead, and
-    /// [`MASK_CREATE`](Mask::MASK_CREATE) refuses. A path that ends in a symbolic link is followed, unless
+    /// [`MASK_CREATE`](Mask::MASK_CREATE) refuses. Nothing is lost by it, but if the mask takes something away: then the kernel
+    /// tells of nothing for some nanoseconds (`inotify_update_existing_watch`). A path that ends in a symbolic link is followed, unless
     /// [`DONT_FOLLOW`](Mask::DONT_FOLLOW) is asked for. A relative path is kept as it is given.
     ///
     /// Directories are not watched recursively. Events from before the call are not delivered.

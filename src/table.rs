@@ -139,6 +139,13 @@ impl Table {
         let name = CString::new(path.as_os_str().as_bytes())
             .map_err(|_| Error::text(ErrorKind::InvalidInput, OPERATION, "the path contains a NUL byte").at(path))?;
         let failed = |cause| add_error(OPERATION, Some(path), mask, &cause);
+        // The kernel takes from a watch all that it asks for before it gives it what a call asks for, and tells of nothing at that
+        // moment (`inotify_update_existing_watch` in fs/notify/inotify/inotify_user.c). So a call adds, and one that takes
+        // something away is made only if there is something.
+        let gently = match mask.intersects(Mask::MASK_ADD | Mask::MASK_CREATE) {
+            true => mask,
+            false => mask | Mask::MASK_ADD,
+        };
         let (fd, mut begun) = {
             let mut state = self.lock();
             let fd = state.fd.clone().ok_or_else(|| Error::closed(OPERATION))?;
@@ -146,8 +153,13 @@ impl Table {
             (fd, state.added)
         };
         let (result, mut state) = loop {
-            let added = fd.add_watch(&name, mask);
+            let mut added = fd.add_watch(&name, gently);
             let mut state = self.lock();
+            if gently != mask && added.as_ref().is_ok_and(|wd| state.asks_for_more(*wd, mask)) {
+                drop(state);
+                added = fd.add_watch(&name, mask);
+                state = self.lock();
+            }
             // If another call has changed this inode's watch since this one began, nobody knows which of them the kernel
             // heard last. Then this one is made again, to be the last.
             let raced = |wd: &i32| {
@@ -295,6 +307,12 @@ impl State {
         let gone = |wd: i32| self.gone.iter().any(|(_, gone)| gone.contains(&wd));
         let present = move |watch: &&Watch| !watch.is_ended() && !gone(watch.wd());
         self.watches.values().map(|entry| &entry.watch).filter(present)
+    }
+
+    /// Whether there is such a watch, and this mask would take something from it.
+    fn asks_for_more(&self, wd: i32, mask: Mask) -> bool {
+        let watch = self.watches.get(&wd).map(|entry| &entry.watch);
+        watch.is_some_and(|watch| !watch.is_ended() && !mask.contains(watch.mask()))
     }
 
     fn insert(&mut self, instance: u64, wd: i32, path: &Path, mask: Mask) -> Watch {

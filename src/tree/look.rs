@@ -154,7 +154,8 @@ impl<'a> Looker<'a> {
         if !manner.cross_mounts && !work.link && work.device.is_some_and(|device| device != identity.device) {
             return Err(Outcome::Foreign);
         }
-        let mask = manner.mask | Mask::ONLYDIR;
+        // What is watched already may be met again, and is to lose nothing by it: see `Table::add`.
+        let mask = manner.mask | Mask::ONLYDIR | Mask::MASK_ADD;
         let watched = match self.roams {
             true => dir
                 .watch_from_within(inotify, mask)

@@ -118,3 +118,33 @@ fn a_barrier_arrives_behind_losses_though_no_marker_does() {
     // It is due with the second, and what was before it has been looked at four times then.
     assert_eq!((overflows, overtaken), (5, true));
 }
+
+/// What is met again is not watched anew: the kernel would tell of nothing for a moment.
+#[test]
+fn a_look_takes_nothing_from_a_watch() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let tree = Tree::new(dir.path()).expect("a tree");
+    let _stream = tree.stream().expect("a stream");
+    let path = std::ffi::CString::new(dir.path().as_os_str().as_bytes()).expect("a path");
+    let masks = tree.ask("lose events", move |worker| {
+        let more = worker.inotify.add_watch(&path, Mask::MASK_ADD | Mask::ACCESS);
+        let lost = Arc::new(Read::Pooled(read(&[(-1, Mask::Q_OVERFLOW, 0, "")])));
+        let mut draft = worker.begin();
+        worker.overflowed(&lost, &mut draft);
+        worker.hand_on(None, draft);
+        let own = worker.tracker.nodes.by_wd(more.expect("its watch"));
+        let number = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(&*worker.inotify));
+        (own, std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")))
+    });
+    let (own, info) = masks.expect("an answer");
+    assert!(own.is_some());
+    let masks = info.expect("a list").lines().filter_map(mask).collect::<Vec<_>>();
+    let expected = Mask::CHANGES | Mask::ACCESS;
+    assert!(masks.iter().any(|mask| mask.contains(expected)), "{masks:?}");
+}
+
+/// What a line of a list of watches says that one asks for (proc(5)).
+fn mask(line: &str) -> Option<Mask> {
+    let mask = line.split(' ').find_map(|field| field.strip_prefix("mask:"))?;
+    Some(Mask::from_bits_retain(u32::from_str_radix(mask, 16).ok()?))
+}
