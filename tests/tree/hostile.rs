@@ -21,7 +21,7 @@ use crate::round::place;
 use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child::in_child;
 use crate::support::exchange::exchange;
-use crate::support::{Stopping, kernel, wait_until};
+use crate::support::{PATIENCE, Stopping, kernel, wait_until};
 
 /// A tree, and what is beside it: directories that nobody may be watched in.
 struct Ground {
@@ -89,22 +89,26 @@ fn assert_no_secret(name: Option<&OsStr>) {
     assert!(name.is_none_or(|name| name != SECRET), "it was reported");
 }
 
-/// Swaps while a tree is opened and some of its changes are read, then stops, and reads the rest. With so much going on a
-/// barrier would not pass.
+/// Swaps while a tree is opened and its changes are read up to a barrier, then stops.
 fn under_swaps(ground: &Ground, builder: TreeBuilder, look: &dyn Fn(&TreeBatch)) -> Watched {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| ground.swap(&stop));
         let _stopping = Stopping(&stop);
         let mut watched = Watched::new(builder.open().expect("a tree"));
-        for number in 0..20 {
-            let batch = watched.stream.wait_timeout(Duration::from_millis(1));
-            batch.expect("reading goes on").iter().for_each(look);
-            if number == 10 {
-                watched.tree.retry_uncovered().expect("it is open");
-                watched.tree.refilter().expect("it is open");
-            }
+        let mut read = |time| {
+            let batch = watched.stream.wait_timeout(time).expect("reading goes on");
+            batch.iter().for_each(look);
+            batch
+        };
+        for _ in 0..10 {
+            read(Duration::from_millis(1));
         }
+        watched.tree.retry_uncovered().expect("it is open");
+        watched.tree.refilter().expect("it is open");
+        let barrier = watched.tree.barrier().expect("a barrier");
+        let arrives = |batch: &TreeBatch| batch.iter().any(|change| change.barrier() == Some(barrier));
+        while !arrives(&read(PATIENCE).expect("a batch that was due did not come")) {}
         watched
     })
 }
