@@ -36,7 +36,8 @@ pub struct Barrier {
 ///
 /// Each is carried by a marker: the end of a watch, whose `IN_IGNORED` the kernel queues in order. A full queue drops it;
 /// then, once the overflow is read, the last barrier is given another marker, which is one for those before it too. If the
-/// queue is full each time an overflow is read, they arrive when all has been taken that was queued before the first.
+/// queue is full each time an overflow is read, they arrive with the first overflow behind as much as the queue and the buffers
+/// had when the first was read: what was queued before they were set is among that.
 #[derive(Debug, Default)]
 pub(crate) struct Barriers {
     last: u64,
@@ -94,10 +95,13 @@ impl Barriers {
         self.outstanding.back().copied()
     }
 
-    /// An overflow was read behind so many bytes of the stream, when at most `queued` more had been queued.
-    pub(crate) fn overflowed(&mut self, taken: u64, queued: u64) {
-        let Some(&number) = self.outstanding.back() else { return };
-        self.due.get_or_insert(Due {
+    /// An overflow was read behind so many bytes of the stream. `queued` says how many more may have been queued, if that can be
+    /// told; it is asked only if it matters.
+    pub(crate) fn overflowed(&mut self, taken: u64, queued: impl FnOnce() -> Option<u64>) {
+        let Some(&number) = self.outstanding.back().filter(|_| self.due.is_none()) else {
+            return;
+        };
+        self.due = queued().map(|queued| Due {
             number,
             marker: self.markers.back().map(|marker| marker.wd),
             taken: taken.saturating_add(queued),
@@ -186,19 +190,19 @@ mod tests {
         barriers.mark(numbers[0], 7, false);
         barriers.mark(numbers[1], 8, false);
         assert_eq!(barriers.overdue(100), None);
-        barriers.overflowed(100, 50);
+        barriers.overflowed(100, || Some(50));
         barriers.mark(numbers[1], 9, true);
         let late = barriers.open();
         barriers.mark(late, 10, false);
         // What was queued later does not put them off.
         assert_eq!(barriers.overdue(149), None);
-        barriers.overflowed(149, 50);
+        barriers.overflowed(149, || Some(50));
         barriers.mark(late, 11, true);
         let due = [(); 3].map(|()| barriers.overdue(150));
         assert_eq!(due, [Some(numbers[0]), Some(numbers[1]), None]);
         // Nor is anything kept of their markers, but those that may still come.
         assert_eq!(barriers.markers.len(), 3);
-        barriers.overflowed(150, 50);
+        barriers.overflowed(150, || Some(50));
         let due = [199, 200, 200].map(|taken| barriers.overdue(taken));
         assert_eq!(due, [None, Some(late), None]);
         assert!(barriers.markers.is_empty() && barriers.outstanding.is_empty() && barriers.due.is_none());

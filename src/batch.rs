@@ -211,7 +211,10 @@ impl<'a> Iter<'a> {
             let run = self.runs.next()?;
             self.subject = &run.subject;
             if run.records == 0 {
-                return self.records.clone().next()?.ok();
+                // It is as if its own marker had come.
+                let mut record = self.records.clone().next()?.ok()?;
+                record.mask = Mask::IGNORED;
+                return Some(record);
             }
             self.in_run = run.records;
         }

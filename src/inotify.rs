@@ -69,8 +69,9 @@ impl Inotify {
     ///
     /// If its inode is watched already, by this path or another, that watch is updated and returned: its mask and path
     /// become those of this call. [`MASK_ADD`](Mask::MASK_ADD) extends the mask instead, and
-    /// [`MASK_CREATE`](Mask::MASK_CREATE) refuses. Nothing is lost by it, but if the mask takes something away: then the kernel
-    /// tells of nothing for some nanoseconds (`inotify_update_existing_watch`). A path that ends in a symbolic link is followed, unless
+    /// [`MASK_CREATE`](Mask::MASK_CREATE) refuses. Nothing is lost by it, but if the mask takes something away, or is
+    /// [`ONESHOT`](Mask::ONESHOT): then the kernel tells of nothing for some nanoseconds (`inotify_update_existing_watch`). Both
+    /// masks hold until then. A path that ends in a symbolic link is followed, unless
     /// [`DONT_FOLLOW`](Mask::DONT_FOLLOW) is asked for. A relative path is kept as it is given.
     ///
     /// Directories are not watched recursively. Events from before the call are not delivered.
@@ -116,8 +117,8 @@ impl Inotify {
     /// Sets a mark in the event stream: an event that arrives behind everything queued before this call, and ahead of
     /// everything queued after it. See [`Barrier`]. Barriers arrive in the order they were set.
     ///
-    /// No file is written: the mark is the end of a watch on an inode without a name. Costs a few microseconds. From the first
-    /// on such a watch is kept, so that the others need no room for one.
+    /// No file is written: the mark is the end of a watch on an inode without a name. Costs a few microseconds. From the first,
+    /// or an overflow, on such a watch is kept, so that the others need no room for one.
     ///
     /// # Errors
     /// [`WatchLimit`](crate::ErrorKind::WatchLimit) if there is no room for one more watch and none is kept,

@@ -1,8 +1,8 @@
 //! The watch table: descriptor to [`Watch`], held right by the calls that change it and by the events that pass.
 //!
 //! The consumer resolves events against it in the order of the stream. So a watch stays in it until its `IGNORED` passes,
-//! and a little longer: an event caused at the moment of a removal can arrive behind it. Control calls hold its lock only
-//! for a lookup, never through a system call, so no slow path holds up the events.
+//! and a little longer: an event caused at the moment of a removal can arrive behind it. Calls that take a path hold its lock
+//! only for a lookup, never through a system call, so no slow path holds up the events.
 
 mod resolver;
 
@@ -145,8 +145,8 @@ impl Table {
         let failed = |cause| add_error(OPERATION, Some(path), mask, &cause);
         // The kernel takes from a watch all that it asks for before it gives it what a call asks for, and tells of nothing at that
         // moment (`inotify_update_existing_watch` in fs/notify/inotify/inotify_user.c). So a call adds, and one that takes
-        // something away is made only if there is something.
-        let gently = match mask.intersects(Mask::MASK_ADD | Mask::MASK_CREATE) {
+        // something away is made only if there is something. Not for one event: that might come in between.
+        let gently = match mask.intersects(Mask::MASK_ADD | Mask::MASK_CREATE | Mask::ONESHOT) {
             true => mask,
             false => mask | Mask::MASK_ADD,
         };
@@ -156,11 +156,13 @@ impl Table {
             state.adding += 1;
             (fd, state.added)
         };
+        let mut touched = Vec::new();
         let (result, mut state) = loop {
             let mut added = fd.add_watch(&name, gently);
             let mut state = self.lock();
             if gently != mask && added.as_ref().is_ok_and(|wd| state.asks_for_more(*wd, mask)) {
                 drop(state);
+                touched.extend(added.as_ref().ok());
                 added = fd.add_watch(&name, mask);
                 state = self.lock();
             }
@@ -174,8 +176,14 @@ impl Table {
                 let result = added.map(|wd| state.insert(self.instance, wd, path, mask));
                 break (result.map_err(failed), state);
             }
+            touched.extend(added.as_ref().ok());
             begun = state.added;
         };
+        // What was at the path before, or was made by a call that had to be made again, asks for this too.
+        touched.retain(|wd| result.as_ref().map_or(true, |watch| watch.wd() != *wd));
+        for wd in touched {
+            state.asks_also(wd, mask);
+        }
         state.adding -= 1;
         let live = state.live();
         fd.watches.store(live, Ordering::Relaxed);
@@ -308,6 +316,14 @@ impl State {
         watch.is_some_and(|watch| !watch.is_ended() && !mask.contains(watch.mask()))
     }
 
+    fn asks_also(&mut self, wd: i32, mask: Mask) {
+        self.added += 1;
+        if let Some(entry) = self.watches.get_mut(&wd) {
+            entry.changed = self.added;
+            entry.watch.ask_also(mask);
+        }
+    }
+
     fn insert(&mut self, instance: u64, wd: i32, path: &Path, mask: Mask) -> Watch {
         self.added += 1;
         let changed = self.added;
@@ -347,10 +363,11 @@ impl State {
         let live = self.live();
         self.unsure.get_or_insert(live);
         self.unmarked = true;
-        let queued = self.fd.as_ref().and_then(|fd| fd.queued_bytes().ok());
-        if let Some(queued) = queued {
-            self.barriers.overflowed(taken, buffered + queued as u64);
-        }
+        let Self { fd, barriers, .. } = self;
+        barriers.overflowed(taken, || {
+            let queued = fd.as_ref()?.queued_bytes().ok()?;
+            Some(buffered + queued as u64)
+        });
         self.retry_marks();
     }
 

@@ -136,6 +136,11 @@ impl Watch {
         }
     }
 
+    /// A call has asked for this too, and is not the newest.
+    pub(crate) fn ask_also(&self, mask: Mask) {
+        self.told().mask |= mask.difference(Mask::WATCH_FLAGS);
+    }
+
     /// Writes the path of the entry `name` in it, or its own.
     pub(crate) fn write_path(&self, name: Option<&OsStr>, path: &mut PathBuf) {
         // As bytes, and back: neither copies, and pushing to a path would look at each piece twice.

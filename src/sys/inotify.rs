@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::fork::Home;
 use super::{checked, checked_size, late};
@@ -19,6 +19,8 @@ pub(crate) struct InotifyFd {
     home: Home,
     /// How many watches there are; kept by the watch table, used when closing.
     pub(crate) watches: AtomicUsize,
+    /// There is one more, for markers.
+    has_marker: AtomicBool,
 }
 
 impl InotifyFd {
@@ -31,6 +33,7 @@ impl InotifyFd {
             fd: Some(fd),
             home: Home::new(),
             watches: AtomicUsize::new(0),
+            has_marker: AtomicBool::new(false),
         })
     }
 
@@ -82,7 +85,8 @@ impl Drop for InotifyFd {
         // Closing waits for a grace period of the kernel, milliseconds, and tears down every watch at about a microsecond
         // each: too long for an executor's thread, or for the one that reads for other streams.
         // A child of `fork` only closes its own.
-        if *self.watches.get_mut() > 0 && self.home.is_here() {
+        let has_watches = *self.watches.get_mut() > 0 || *self.has_marker.get_mut();
+        if has_watches && self.home.is_here() {
             late::drop_elsewhere(self.fd.take());
         }
     }
@@ -127,6 +131,7 @@ pub(crate) struct Marker {
 impl Marker {
     pub(crate) fn new(inotify: &InotifyFd) -> io::Result<Self> {
         let inode = MarkerInode::new()?;
+        inotify.has_marker.store(true, Ordering::Relaxed);
         Ok(Self {
             stored: Some(inode.watch(inotify)?),
             inode,

@@ -78,9 +78,8 @@ impl Ahead {
         self.first
     }
 
-    /// Bytes behind the first.
-    pub(super) fn bytes_behind(&self) -> usize {
-        self.reads.iter().skip(1).map(|read| read.filled().len()).sum()
+    pub(super) fn bytes(&self) -> usize {
+        self.reads.iter().map(|read| read.filled().len()).sum()
     }
 
     pub(super) fn front(&self) -> Option<Arc<Read>> {

@@ -235,7 +235,9 @@ fn an_exchange_is_one_where_a_directory_is_covered_under_another_path_meanwhile(
     };
     fed.feed(&[&pair(7, (3, "b"), (ROOT, "a"))]);
     assert!(fed.tracker.nodes.by_wd(3).is_none());
+    fed.dir(fed.root, "more", 5);
     let other = fed.dir(fed.root, "other", 3);
+    assert_ne!(other, link);
     fed.tracker.nodes.get_mut(other).flags |= LINK;
     fed.feed(&[&pair(8, (ROOT, "a"), (3, "b"))]);
     // It is there still: what came to it is.

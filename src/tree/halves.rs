@@ -13,6 +13,7 @@ use super::survey::AGAIN;
 use super::tracker::{Out, Seen};
 use super::worker::Worker;
 use crate::decode::Records;
+use crate::sys::inotify::LARGEST_RECORD;
 
 /// A marker at which searches end: what had been read when it was set, and was being renamed out of these directories, has
 /// its other half before it.
@@ -116,7 +117,8 @@ impl Worker {
                 0
             };
             let none_left = self.ahead.pooled() + kept >= self.most_read();
-            let none_left = none_left && !self.ahead.spare_one(self.most_copied);
+            let most_copied = self.most_queued.saturating_mul(LARGEST_RECORD);
+            let none_left = none_left && !self.ahead.spare_one(most_copied);
             if self.fetch() {
                 return true;
             }

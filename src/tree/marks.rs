@@ -103,14 +103,14 @@ impl Marks {
         }
     }
 
-    /// Events were lost, markers perhaps among them. `taken` and `queued` as for [`Barriers::overflowed`].
-    pub(super) fn overflowed(&self, taken: u64, queued: Option<u64>) {
+    /// Events were lost, markers perhaps among them, behind so many bytes of the stream. At most `buffered` bytes are between the
+    /// kernel's queue and what was taken.
+    pub(super) fn overflowed(&self, taken: u64, buffered: usize) {
         let mut state = self.lock();
         state.own.clear();
         state.unmarked = true;
-        if let Some(queued) = queued {
-            state.barriers.overflowed(taken, queued);
-        }
+        let queued = || Some((self.inotify.queued_bytes().ok()? + buffered) as u64);
+        state.barriers.overflowed(taken, queued);
         drop(state);
         // If there is no room, it is tried again.
         let _ = self.mark_again();

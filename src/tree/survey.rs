@@ -19,6 +19,7 @@ use super::nodes::{Id, NONE, State};
 use super::read::Read;
 use super::tracker::Out;
 use super::worker::{Shared, Worker, add_one};
+use crate::decode::HEADER;
 use crate::error::{Error, ErrorKind};
 use crate::mask::Mask;
 use crate::queue::add;
@@ -235,7 +236,8 @@ impl Worker {
                 memory: &mut self.memory,
             });
         }
-        self.release();
+        // Nothing may be read until there is a marker.
+        self.release_up_to(usize::MAX);
     }
 
     /// A marker could not be set. It is tried again, for ever if it only wants room; else not, for without markers nobody
@@ -260,10 +262,19 @@ impl Worker {
         self.ended = true;
     }
 
-    /// Removes some of the watches that nobody needs. Answers whether there were any.
+    /// Removes some of the watches that nobody needs, as long as what the kernel tells of that leaves half of its queue free.
+    /// Answers whether there were any, and room.
     fn release(&mut self) -> bool {
+        if self.tracker.releasing.is_empty() {
+            return false;
+        }
+        let queued = self.inotify.queued_bytes().unwrap_or(0) / HEADER;
+        self.release_up_to((self.most_queued / 2).saturating_sub(queued))
+    }
+
+    fn release_up_to(&mut self, most: usize) -> bool {
         const AT_ONCE: usize = 256;
-        let some = self.tracker.releasing.len().min(AT_ONCE);
+        let some = self.tracker.releasing.len().min(AT_ONCE).min(most);
         self.tracker.freed += some;
         for wd in self.tracker.releasing.drain(..some) {
             if self.tracker.nodes.by_wd(wd).is_none() && !self.awaiting.contains(&wd) {
@@ -441,14 +452,8 @@ impl Worker {
         while let Some(number) = self.shared.marks.overdue(self.taken) {
             self.barrier(number, true, draft);
         }
-        // All that was queued before is in these buffers and behind them, or still with the kernel.
-        let buffered = self.shared.core.feed.pool.bytes() + self.ahead.bytes_behind();
-        let queued = self
-            .inotify
-            .queued_bytes()
-            .ok()
-            .map(|queued| (buffered + queued) as u64);
-        self.shared.marks.overflowed(self.taken, queued);
+        let buffered = self.shared.core.feed.pool.bytes() + self.ahead.bytes();
+        self.shared.marks.overflowed(self.taken, buffered);
         self.unmarked.clear();
         self.search_ends.clear();
         self.mounts.forget();

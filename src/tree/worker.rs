@@ -32,7 +32,7 @@ use crate::limits::Limits;
 use crate::mask::Mask;
 use crate::queue::{Taken, add};
 use crate::stream::go_on;
-use crate::sys::inotify::{InotifyFd, LARGEST_RECORD};
+use crate::sys::inotify::InotifyFd;
 
 /// Something for the worker to do between two batches.
 pub(super) type Command = Box<dyn FnOnce(&mut Worker) + Send>;
@@ -91,8 +91,8 @@ pub(super) struct Worker {
     pub(super) awaiting: Vec<i32>,
     /// Where the search for the other half of a rename ends.
     pub(super) search_ends: Vec<SearchEnd>,
-    /// Bytes that copies of what was read may have.
-    pub(super) most_copied: usize,
+    /// Events that the kernel can have queued.
+    pub(super) most_queued: usize,
     /// Markers that could not be set.
     pub(super) unmarked: Vec<Mark>,
     /// There was no room for the watch that those need.
@@ -142,7 +142,7 @@ impl Worker {
             mounts: Mounts::new(),
             awaiting: Vec::new(),
             search_ends: Vec::new(),
-            most_copied: most_queued(),
+            most_queued: most_queued(),
             unmarked: Vec::new(),
             crowded: false,
             pause: None,
@@ -499,12 +499,10 @@ pub(super) fn add_one(figure: &AtomicUsize) {
     figure.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Bytes of events that the kernel can have queued.
+/// Events that the kernel can have queued.
 fn most_queued() -> usize {
     // What it is by default.
     const EVENTS: u64 = 16_384;
     let events = Limits::read().map_or(EVENTS, |limits| limits.max_queued_events);
-    usize::try_from(events)
-        .unwrap_or(usize::MAX)
-        .saturating_mul(LARGEST_RECORD)
+    usize::try_from(events).unwrap_or(usize::MAX)
 }

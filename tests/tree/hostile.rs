@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringwatch::tree::{OwnedChange, Recovery, Tree, TreeBatch, TreeBuilder};
 use ringwatch::{ErrorKind, Mask};
@@ -112,7 +112,10 @@ fn under_swaps(ground: &Ground, builder: TreeBuilder, to_barrier: bool, look: &d
         if to_barrier {
             let barrier = watched.tree.barrier().expect("a barrier");
             let arrives = |batch: &TreeBatch| batch.iter().any(|change| change.barrier() == Some(barrier));
-            while !arrives(&read(PATIENCE).expect("a batch that was due did not come")) {}
+            let begun = Instant::now();
+            while !arrives(&read(PATIENCE).expect("a batch that was due did not come")) {
+                assert!(begun.elapsed() < PATIENCE, "a barrier that was due did not come");
+            }
         }
         watched
     })

@@ -211,8 +211,10 @@ impl Watched {
     /// All changes up to the barrier, without it.
     pub(crate) fn until(&mut self, barrier: Barrier) -> Vec<OwnedChange> {
         let mut changes = Vec::new();
+        let begun = std::time::Instant::now();
         loop {
             let batch = self.stream.wait_timeout(PATIENCE).expect("reading goes on");
+            let batch = batch.filter(|_| begun.elapsed() < 2 * PATIENCE);
             let batch = batch.expect("a batch that was due did not come");
             let mut here = false;
             for change in &batch {
@@ -229,8 +231,10 @@ impl Watched {
 
     /// Takes changes until one is as wanted.
     pub(crate) fn wait_for(&mut self, mut wanted: impl FnMut(&OwnedChange) -> bool) {
+        let begun = std::time::Instant::now();
         loop {
             let batch = self.stream.wait_timeout(PATIENCE).expect("reading goes on");
+            let batch = batch.filter(|_| begun.elapsed() < PATIENCE);
             let batch = batch.expect("a change that was due did not come");
             if batch.iter().any(|change| wanted(&change.to_owned())) {
                 return;

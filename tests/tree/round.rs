@@ -242,35 +242,14 @@ impl Consumer<'_> {
             consumer.compare_watches()?;
             consumer.compare(&BTreeSet::new())
         };
-        self.at_rest(all)?;
+        all(self)?;
         // A file in every directory shows under which path it is watched.
         for dir in self.directories() {
             fs::write(reach(&dir.join(PROBE)).expect("a way"), "").expect("a probe");
         }
         self.calm()?;
         self.watched.settle();
-        self.at_rest(all).map_err(|fault| format!("with probes: {fault}"))
-    }
-
-    /// What must hold now; or, where links are followed and the queue overflows, soon: what the tree itself has let go may make
-    /// it overflow behind a barrier, and what is reached in two ways may be covered in the other then.
-    fn at_rest(&mut self, check: impl Fn(&Self) -> Result<(), String>) -> Result<(), String> {
-        const TRIES: usize = 50;
-        let overflows = self.round.queue.is_some() || self.model.overflows > 0;
-        let tries = match self.round.links && overflows {
-            true => TRIES,
-            false => 1,
-        };
-        let mut outcome = check(self);
-        for _ in 1..tries {
-            if outcome.is_ok() {
-                break;
-            }
-            self.calm()?;
-            self.watched.settle();
-            outcome = check(self);
-        }
-        outcome
+        all(self).map_err(|fault| format!("with probes: {fault}"))
     }
 
     fn add_or_remove(&mut self) -> Result<(), String> {
