@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use ringwatch::tree::{Tree, TreeStream};
 use ringwatch::{Backend, Error, ErrorKind, EventBatch, EventStream, Inotify, Mask, Reader};
 use support::child::{deny_calls, in_child, in_namespaces, mount_memory};
-use support::{assert_names, backends, everything, skip};
+use support::{assert_names, backends, everything, skip, wait_until};
 
 fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").expect("/proc").count() - 1
@@ -146,12 +146,15 @@ fn a_tree_whose_process_may_have_no_descriptors_any_more_goes_on_and_does_not_sp
             let mounted = tempfile::tempdir().expect("a directory");
             const OWN: u64 = 100;
             let mut kept = Kept::new(Backend::Auto);
-            let name = |task: &Path| fs::read_to_string(task.join("comm")).expect("/proc");
-            let tasks = fs::read_dir("/proc/self/task").expect("/proc");
-            let mut tasks = tasks.map(|task| task.expect("a task").path());
-            let waits = tasks
-                .find(|task| name(task).trim() == "ringwatch-mount")
-                .expect("a thread");
+            // A thread takes its name itself, when it begins.
+            let waits = || {
+                let tasks = fs::read_dir("/proc/self/task").expect("/proc");
+                let mut tasks = tasks.map(|task| task.expect("a task").path());
+                let name = |task: &Path| fs::read_to_string(task.join("comm")).unwrap_or_default();
+                tasks.find(|task| name(task).trim() == "ringwatch-mount")
+            };
+            wait_until(|| waits().is_some());
+            let waits = waits().expect("it does not end");
             let mut ticks = {
                 let mut stat = fs::File::open(waits.join("stat")).expect("/proc");
                 move || {
@@ -163,7 +166,6 @@ fn a_tree_whose_process_may_have_no_descriptors_any_more_goes_on_and_does_not_sp
                     ticks(11) + ticks(12)
                 }
             };
-            drop(tasks);
             allow_descriptors(1);
             // So that it waits anew.
             if let Err(denied) = mount_memory(mounted.path()) {
