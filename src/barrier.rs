@@ -1,6 +1,9 @@
 //! Markers in the event stream.
 
 use std::collections::VecDeque;
+use std::io;
+
+use crate::sys::inotify::{InotifyFd, Marker};
 
 /// A mark set in the event stream by [`Inotify::barrier`](crate::Inotify::barrier).
 ///
@@ -43,7 +46,9 @@ pub(crate) struct Barriers {
     last: u64,
     outstanding: VecDeque<u64>,
     /// In the order the kernel queued them.
-    markers: VecDeque<Marker>,
+    markers: VecDeque<Mark>,
+    /// They are to be marked again and could not be.
+    unmarked: bool,
     due: Option<Due>,
 }
 
@@ -59,7 +64,7 @@ struct Due {
 }
 
 #[derive(Debug)]
-struct Marker {
+struct Mark {
     wd: i32,
     number: u64,
     overtaken: bool,
@@ -87,17 +92,41 @@ impl Barriers {
     }
 
     pub(crate) fn mark(&mut self, number: u64, wd: i32, overtaken: bool) {
-        self.markers.push_back(Marker { wd, number, overtaken });
+        self.markers.push_back(Mark { wd, number, overtaken });
     }
 
-    /// The one that was set last. Its marker is one for those before it too.
-    pub(crate) fn last_outstanding(&self) -> Option<u64> {
-        self.outstanding.back().copied()
+    /// Sets one, and queues its marker.
+    pub(crate) fn set(&mut self, marker: &mut Marker, inotify: &InotifyFd) -> io::Result<u64> {
+        let number = self.open();
+        let queued = marker.queue(inotify, |wd| self.mark(number, wd, false));
+        if queued.is_err() {
+            self.withdraw(number);
+        }
+        queued.map(|_| number)
     }
 
-    /// An overflow was read behind so many bytes of the stream. `queued` says how many more may have been queued, if that can be
-    /// told; it is asked only if it matters.
+    /// Whether there are such that must be marked again.
+    pub(crate) fn are_unmarked(&self) -> bool {
+        self.unmarked
+    }
+
+    /// Queues again what was lost: a marker of the one that was set last, which is one for those before it too. There may be no
+    /// room for a watch; then it is to be tried again.
+    pub(crate) fn mark_again(&mut self, marker: &mut Marker, inotify: &InotifyFd) -> io::Result<()> {
+        if !self.unmarked {
+            return Ok(());
+        }
+        if let Some(&last) = self.outstanding.back() {
+            marker.queue(inotify, |wd| self.mark(last, wd, true))?;
+        }
+        self.unmarked = false;
+        Ok(())
+    }
+
+    /// An overflow was read behind so many bytes of the stream, and markers may have been dropped. `queued` says how many more
+    /// may have been queued, if that can be told; it is asked only if it matters.
     pub(crate) fn overflowed(&mut self, taken: u64, queued: impl FnOnce() -> Option<u64>) {
+        self.unmarked = true;
         let Some(&number) = self.outstanding.back().filter(|_| self.due.is_none()) else {
             return;
         };
@@ -113,17 +142,13 @@ impl Barriers {
     pub(crate) fn overdue(&mut self, taken: u64) -> Option<u64> {
         let due = self.due.as_ref()?;
         let waits = self.outstanding.front().is_some_and(|&first| first <= due.number);
-        if waits && taken < due.taken {
-            return None;
-        }
+        let is_due = taken >= due.taken;
         if waits {
-            return self.outstanding.pop_front();
+            return if is_due { self.outstanding.pop_front() } else { None };
         }
         // Those that were queued for them do not come any more.
-        let lost = |marker: &Marker| Some(marker.wd) == due.marker;
-        if taken >= due.taken
-            && let Some(last) = self.markers.iter().position(lost)
-        {
+        let lost = |marker: &Mark| Some(marker.wd) == due.marker;
+        if is_due && let Some(last) = self.markers.iter().position(lost) {
             self.markers.drain(..=last);
         }
         self.due = None;

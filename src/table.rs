@@ -10,7 +10,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::CString;
 use std::fs;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -47,13 +46,10 @@ pub(crate) struct State {
     watches: HashMap<i32, Entry, BuildHasherDefault<WdHasher>>,
     ended: VecDeque<i32>,
     barriers: Barriers,
-    /// Made with the first barrier.
-    marker: Option<Marker>,
+    marker: Marker,
     /// Calls of `inotify_add_watch` under way, and ended.
     adding: usize,
     added: u64,
-    /// Barriers are to be marked again and could not be.
-    unmarked: bool,
     /// Events were lost, `IGNORED`s perhaps among them; and how many watches there were then.
     unsure: Option<usize>,
     /// Watches that the kernel does not have any more, to be ended when that barrier of our own arrives.
@@ -98,10 +94,9 @@ impl Table {
                 watches: HashMap::default(),
                 ended: VecDeque::new(),
                 barriers: Barriers::default(),
-                marker: None,
+                marker: Marker::default(),
                 adding: 0,
                 added: 0,
-                unmarked: false,
                 unsure: None,
                 gone: Vec::new(),
             }),
@@ -244,14 +239,11 @@ impl Table {
     /// Sets a barrier: queues its marker.
     pub(crate) fn barrier(&self) -> Result<u64> {
         const OPERATION: &str = "set barrier";
-        let mut state = self.lock();
-        let fd = state.fd.clone().ok_or_else(|| Error::closed(OPERATION))?;
-        let number = state.barriers.open();
-        state.mark(&fd, number, false).map_err(|cause| {
-            state.barriers.withdraw(number);
-            marker_error(&cause)
-        })?;
-        Ok(number)
+        let State {
+            fd, barriers, marker, ..
+        } = &mut *self.lock();
+        let fd = fd.as_ref().ok_or_else(|| Error::closed(OPERATION))?;
+        barriers.set(marker, fd).map_err(|cause| marker_error(&cause))
     }
 
     /// After a loss: has the watches ended that the kernel does not have any more, once all their events have passed.
@@ -347,22 +339,11 @@ impl State {
         }
     }
 
-    /// Queues a marker for a barrier.
-    fn mark(&mut self, fd: &InotifyFd, number: u64, overtaken: bool) -> io::Result<()> {
-        let Self { marker, barriers, .. } = self;
-        let marker = match marker {
-            Some(marker) => marker,
-            none => none.insert(Marker::new(fd)?),
-        };
-        marker.queue(fd, |wd| barriers.mark(number, wd, overtaken)).map(drop)
-    }
-
     /// An overflow was read, behind so many bytes of the stream: the markers of barriers that have not arrived may have been
     /// dropped. At most `buffered` bytes are between the kernel's queue and the consumer.
     fn overflowed(&mut self, taken: u64, buffered: u64) {
         let live = self.live();
         self.unsure.get_or_insert(live);
-        self.unmarked = true;
         let Self { fd, barriers, .. } = self;
         barriers.overflowed(taken, || {
             let queued = fd.as_ref()?.queued_bytes().ok()?;
@@ -373,12 +354,12 @@ impl State {
 
     /// Marks again, if that is to be done. There may be no room for a watch; then it is tried again when there may be.
     fn retry_marks(&mut self) {
-        if !self.unmarked {
-            return;
+        let Self {
+            fd, barriers, marker, ..
+        } = self;
+        if let Some(fd) = fd {
+            let _ = barriers.mark_again(marker, fd);
         }
-        let Some(fd) = self.fd.clone() else { return };
-        let last = self.barriers.last_outstanding();
-        self.unmarked = last.is_some_and(|last| self.mark(&fd, last, true).is_err());
     }
 
     fn marker_arrived(&mut self, arrival: Arrival) -> Subject {

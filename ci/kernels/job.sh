@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # In a guest: runs every program there is, and says of each how it went. What one wrote is shown where it failed, else what
 # it could not test. Ends well if all did.
+
 # Where memory is little, what one test has given back is to be there for the next.
 if [ "$(awk '/^MemTotal/ { print $2 }' /proc/meminfo)" -lt 200000 ]; then
     export MALLOC_ARENA_MAX=1 MALLOC_TRIM_THRESHOLD_=65536

@@ -118,10 +118,11 @@ impl MarkerInode {
     }
 }
 
-/// What queues markers, with a watch in store: so one can also be queued when there is no room for another watch.
-#[derive(Debug)]
+/// What queues markers, with a watch in store: so one can also be queued when there is no room for another watch. Unless it is
+/// made by [`new`](Self::new), it has nothing until it is used.
+#[derive(Debug, Default)]
 pub(crate) struct Marker {
-    inode: MarkerInode,
+    inode: Option<MarkerInode>,
     stored: Option<i32>,
     /// How many are refused, and why.
     #[cfg(test)]
@@ -129,15 +130,21 @@ pub(crate) struct Marker {
 }
 
 impl Marker {
+    /// With its watch in store.
     pub(crate) fn new(inotify: &InotifyFd) -> io::Result<Self> {
-        let inode = MarkerInode::new()?;
+        let mut marker = Self::default();
+        marker.stored = Some(marker.watch(inotify)?);
+        Ok(marker)
+    }
+
+    fn watch(&mut self, inotify: &InotifyFd) -> io::Result<i32> {
+        let inode = match &mut self.inode {
+            Some(inode) => inode,
+            none => none.insert(MarkerInode::new()?),
+        };
+        let wd = inode.watch(inotify)?;
         inotify.has_marker.store(true, Ordering::Relaxed);
-        Ok(Self {
-            stored: Some(inode.watch(inotify)?),
-            inode,
-            #[cfg(test)]
-            refused: (0, 0),
-        })
+        Ok(wd)
     }
 
     /// Queues one, and answers what it will be known by. That is noted before the kernel can queue it. Whoever notes it holds a
@@ -150,11 +157,11 @@ impl Marker {
         }
         let wd = match self.stored.take() {
             Some(wd) => wd,
-            None => self.inode.watch(inotify)?,
+            None => self.watch(inotify)?,
         };
         note(wd);
         let queued = inotify.rm_watch(wd);
-        self.stored = self.inode.watch(inotify).ok();
+        self.stored = self.watch(inotify).ok();
         queued.map(|()| wd)
     }
 

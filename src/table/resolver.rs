@@ -118,7 +118,7 @@ impl<'a> Resolver<'a> {
             }
         }
         // While barriers are to be marked again, every batch is to come by here.
-        self.recent.0 = watch.clone().filter(|_| !ended && !state.unmarked);
+        self.recent.0 = watch.clone().filter(|_| !ended && !state.barriers.are_unmarked());
         self.state = Some(state);
         watch.map_or(Subject::Nothing, Subject::Watch)
     }

@@ -42,8 +42,6 @@ struct State {
     marker: Marker,
     barriers: Barriers,
     own: VecDeque<(i32, Mark)>,
-    /// Barriers are to be marked again and could not be.
-    unmarked: bool,
 }
 
 impl Marks {
@@ -53,7 +51,6 @@ impl Marks {
                 marker: Marker::new(&inotify)?,
                 barriers: Barriers::default(),
                 own: VecDeque::new(),
-                unmarked: false,
             }),
             inotify,
         })
@@ -71,12 +68,7 @@ impl Marks {
 
     pub(super) fn barrier(&self) -> io::Result<u64> {
         let State { marker, barriers, .. } = &mut *self.lock();
-        let number = barriers.open();
-        let marked = marker.queue(&self.inotify, |wd| barriers.mark(number, wd, false));
-        if marked.is_err() {
-            barriers.withdraw(number);
-        }
-        marked.map(|_| number)
+        barriers.set(marker, &self.inotify)
     }
 
     pub(super) fn set(&self, mark: Mark) -> io::Result<i32> {
@@ -108,7 +100,6 @@ impl Marks {
     pub(super) fn overflowed(&self, taken: u64, buffered: usize) {
         let mut state = self.lock();
         state.own.clear();
-        state.unmarked = true;
         let queued = || Some((self.inotify.queued_bytes().ok()? + buffered) as u64);
         state.barriers.overflowed(taken, queued);
         drop(state);
@@ -123,19 +114,7 @@ impl Marks {
 
     /// Sets again what was lost. There may be no room for a watch; then it is to be tried again.
     pub(super) fn mark_again(&self) -> io::Result<()> {
-        let State {
-            marker,
-            barriers,
-            unmarked,
-            ..
-        } = &mut *self.lock();
-        if !*unmarked {
-            return Ok(());
-        }
-        if let Some(last) = barriers.last_outstanding() {
-            marker.queue(&self.inotify, |wd| barriers.mark(last, wd, true))?;
-        }
-        *unmarked = false;
-        Ok(())
+        let State { marker, barriers, .. } = &mut *self.lock();
+        barriers.mark_again(marker, &self.inotify)
     }
 }

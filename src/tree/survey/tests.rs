@@ -4,6 +4,14 @@ use super::*;
 use crate::tree::Tree;
 use crate::tree::harness::read;
 
+/// As if an overflow had been read.
+fn lose(worker: &mut Worker) {
+    let lost = Arc::new(Read::Pooled(read(&[(-1, Mask::Q_OVERFLOW, 0, "")])));
+    let mut draft = worker.begin();
+    worker.overflowed(&lost, &mut draft);
+    worker.hand_on(None, draft);
+}
+
 /// What is behind a loss and in front of its marker may have gaps. Where the marker was refused, it was believed.
 #[test]
 fn nothing_is_believed_behind_a_loss_until_that_has_its_marker() {
@@ -16,10 +24,7 @@ fn nothing_is_believed_behind_a_loss_until_that_has_its_marker() {
         let marks = || &tree.owner.shared.marks;
         marks().refuse(3, code);
         let believed = tree.ask("lose events", |worker| {
-            let lost = Arc::new(Read::Pooled(read(&[(-1, Mask::Q_OVERFLOW, 0, "")])));
-            let mut draft = worker.begin();
-            worker.overflowed(&lost, &mut draft);
-            worker.hand_on(None, draft);
+            lose(worker);
             !worker.tracker.shadow
         });
         assert!(!believed.expect("an answer"));
@@ -77,9 +82,7 @@ fn a_tree_ends_that_waits_for_the_marker_of_a_loss() {
     });
     let believed = tree.ask("lose events", move |worker| {
         begun.send(()).expect("it is waited for");
-        let lost = Arc::new(Read::Pooled(read(&[(-1, Mask::Q_OVERFLOW, 0, "")])));
-        let mut draft = worker.begin();
-        worker.overflowed(&lost, &mut draft);
+        lose(worker);
         !worker.tracker.shadow
     });
     assert!(!believed.expect("an answer"));
@@ -96,10 +99,7 @@ fn a_barrier_arrives_behind_losses_though_no_marker_does() {
     let barrier = tree.ask("lose events", move |worker| {
         let barrier = setting.barrier().expect("a barrier");
         for _ in 0..6 {
-            let lost = Arc::new(Read::Pooled(read(&[(-1, Mask::Q_OVERFLOW, 0, "")])));
-            let mut draft = worker.begin();
-            worker.overflowed(&lost, &mut draft);
-            worker.hand_on(None, draft);
+            lose(worker);
             // All that was queued before.
             worker.taken += 1 << 30;
         }
@@ -128,10 +128,7 @@ fn a_look_takes_nothing_from_a_watch() {
     let path = std::ffi::CString::new(dir.path().as_os_str().as_bytes()).expect("a path");
     let masks = tree.ask("lose events", move |worker| {
         let more = worker.inotify.add_watch(&path, Mask::MASK_ADD | Mask::ACCESS);
-        let lost = Arc::new(Read::Pooled(read(&[(-1, Mask::Q_OVERFLOW, 0, "")])));
-        let mut draft = worker.begin();
-        worker.overflowed(&lost, &mut draft);
-        worker.hand_on(None, draft);
+        lose(worker);
         let own = worker.tracker.nodes.by_wd(more.expect("its watch"));
         let number = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(&*worker.inotify));
         (own, std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")))
