@@ -35,13 +35,7 @@ fn no_watch_is_left() {
             if !limit("max_inotify_watches", 1_000) {
                 return;
             }
-            let inotify = setup
-                .builder()
-                .buffers(2)
-                .buffer_size(4096)
-                .build()
-                .expect("an instance");
-            let mut recorder = setup.read(inotify);
+            let mut recorder = setup.read(setup.small());
             assert!(limit("max_inotify_watches", 3));
             let watch = recorder.watch(&dirs[0], Mask::CREATE);
             dirs[1..3]

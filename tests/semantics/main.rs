@@ -22,12 +22,7 @@ use tempfile::TempDir;
 fn small(setup: &Setup, mask: Mask) -> (Inotify, Flood, TempDir) {
     let dir = tempfile::tempdir().expect("a directory");
     let flood = Flood::new(dir.path());
-    let inotify = setup
-        .builder()
-        .buffers(2)
-        .buffer_size(4096)
-        .build()
-        .expect("an instance");
+    let inotify = setup.small();
     inotify.add_watch(dir.path(), mask).expect("a watch");
     (inotify, flood, dir)
 }

@@ -1,6 +1,5 @@
 //! What the kernel itself says that an instance watches (proc(5), `fdinfo`).
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -9,21 +8,11 @@ use std::path::Path;
 
 use ringwatch::Mask;
 
-/// An inode that the kernel watches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Watched {
-    pub(crate) inode: u64,
-    pub(crate) mask: u32,
-}
-
-/// What the instance watches that watches `beacon`, which no other instance of this process does.
-fn watched_with(beacon: &Path) -> BTreeSet<Watched> {
-    let beacon = inode(beacon);
-    let infos = descriptors();
-    let mut lists = infos.map(|info| info.lines().filter_map(parse).collect::<BTreeSet<_>>());
-    lists
-        .find(|list| list.iter().any(|watched| watched.inode == beacon))
-        .unwrap_or_default()
+/// What the kernel watches, as it writes it.
+struct Watched {
+    inode: u64,
+    device: u64,
+    mask: u32,
 }
 
 /// How many watches another process has.
@@ -36,9 +25,11 @@ pub(crate) fn watches_of(process: u32) -> usize {
 /// The kinds of event the kernel watches `path` for, on behalf of the one instance that does.
 pub(crate) fn mask_of(path: &Path) -> Option<Mask> {
     let inode = inode(path);
-    let list = watched_with(path);
-    let watched = list.into_iter().find(|watched| watched.inode == inode)?;
-    Some(Mask::from_bits_retain(watched.mask) & Mask::ALL)
+    let mask = |info: String| {
+        let watched = info.lines().filter_map(parse).find(|watched| watched.inode == inode)?;
+        Some(Mask::from_bits_retain(watched.mask) & Mask::ALL)
+    };
+    descriptors().find_map(mask)
 }
 
 pub(crate) fn inode(path: &Path) -> u64 {
@@ -54,6 +45,7 @@ fn parse(line: &str) -> Option<Watched> {
     };
     Some(Watched {
         inode: field("ino:")?,
+        device: field("sdev:")?,
         mask: field("mask:")? as u32,
     })
 }
@@ -68,7 +60,9 @@ pub(crate) fn inodes_watched_with(beacon: &Path) -> Vec<u64> {
 /// Inode and device, as the kernel writes it, of what the instance watches that watches `beacon`.
 pub(crate) fn all_watched_with(beacon: &Path) -> Vec<(u64, u64)> {
     let beacon = place_of(beacon);
-    let mut lists = descriptors().map(|info| info.lines().filter_map(place).collect::<Vec<_>>());
+    let place = |watched: Watched| (watched.inode, watched.device);
+    let watched = |info: String| info.lines().filter_map(parse).map(place).collect::<Vec<_>>();
+    let mut lists = descriptors().map(watched);
     let mut list = lists.find(|list| list.contains(&beacon)).unwrap_or_default();
     list.sort_unstable();
     list
@@ -92,16 +86,6 @@ fn descriptors() -> impl Iterator<Item = String> {
     super::wait_until(|| list().is_ok());
     let list = list().expect("a list of descriptors");
     list.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok())
-}
-
-/// Inode and device of a line of `fdinfo`.
-fn place(line: &str) -> Option<(u64, u64)> {
-    let fields = line.strip_prefix("inotify ")?;
-    let field = |name: &str| {
-        let mut fields = fields.split(' ');
-        u64::from_str_radix(fields.find_map(|field| field.strip_prefix(name))?, 16).ok()
-    };
-    Some((field("ino:")?, field("sdev:")?))
 }
 
 pub(crate) const QUEUE: &str = "/proc/sys/fs/inotify/max_queued_events";

@@ -103,6 +103,12 @@ impl Setup {
         self.builder().build().expect("an instance")
     }
 
+    /// With a budget far below what the kernel's queue holds.
+    pub(crate) fn small(&self) -> Inotify {
+        let builder = self.builder().buffers(2).buffer_size(4096);
+        builder.build().expect("an instance")
+    }
+
     /// Begins to read. The stream reads from now on, the reader only when it is asked.
     pub(crate) fn read(&self, inotify: Inotify) -> Recorder {
         let half = match self.half {

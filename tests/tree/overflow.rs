@@ -12,7 +12,8 @@ use tempfile::{TempDir, tempdir};
 
 use crate::model::{Model, Watched, difference, disk};
 use crate::scenarios::{assert_watched_exactly, paths};
-use crate::support::{Flood, backends, queue_limit};
+use crate::support::kernel::QueueLimit;
+use crate::support::{Flood, backends, queue_limit, skip};
 
 /// Events that are read before nobody takes more, at most.
 pub(crate) const BUDGET: usize = 2_000;
@@ -101,6 +102,30 @@ fn with_a_mark_only_an_overflow_is_said_and_all_is_watched() {
     let lost = changes.iter().position(OwnedChange::is_overflow).unwrap();
     assert_eq!(changes[lost + 1..].len(), 0, "{:?}", &changes[lost + 1..]);
     is_covered(&root, &mut watched);
+}
+
+/// The kernel tells of each watch that is removed: of far more than its queue holds here.
+#[test]
+fn what_is_let_go_does_not_overflow_the_queue() {
+    let dir = tempdir().expect("a directory");
+    let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+    for number in 0..200 {
+        fs::create_dir_all(root.join(format!("leaves/{number}"))).expect("directories");
+    }
+    let tree = {
+        let _queue = match QueueLimit::new(16) {
+            Ok(queue) => queue,
+            Err(denied) => return skip("a shorter queue", "RINGWATCH_REQUIRE_CGROUP", &denied),
+        };
+        Tree::new(&root).expect("a tree")
+    };
+    let mut watched = Watched::new(tree);
+    fs::rename(root.join("leaves"), &outside).expect("renamed");
+    watched.changes();
+    watched.settle();
+    watched.changes();
+    assert_eq!(watched.tree.stats().instance.overflows, 0);
+    assert_watched_exactly(&root);
 }
 
 /// The queue overflows each time anybody looks around, so that no marker of the tree's own ever arrives.
