@@ -6,11 +6,13 @@
 //! part of it, `recovery` those after a loss; `links` knows what is reached in several ways; `nodes`, `files` and `texts` are its
 //! memory; `swaps` remembers renames that may be half of an exchange, `doubts` the names that are to be looked at for it. None of
 //! these makes a system call. `crawl`, `look` and `above` look at the disk, `worker` drives both, `ahead` and `halves` find the
-//! halves of renames in what was `read`, `marks` sets markers, `mounts` notices what is mounted, of which
-//! `herald` tells it; `batch`, `change`, `outlet` and `stream` are the way to the consumer.
+//! halves of renames in what was `read`, `marks` sets markers, `settled` says when the tree is open and when a barrier passes,
+//! `awaited` hears of roots that are missing, `mounts` notices what is mounted, of which `herald` tells it; `batch`, `change`,
+//! `outlet` and `stream` are the way to the consumer.
 
 mod above;
 mod ahead;
+mod awaited;
 mod batch;
 #[cfg(test)]
 mod bounds;
@@ -25,6 +27,7 @@ mod fed;
 mod fed_looks;
 #[cfg(test)]
 mod fed_roots;
+mod figures;
 mod files;
 mod found;
 mod halves;
@@ -44,6 +47,7 @@ mod recovery;
 mod renames;
 mod roots;
 mod session;
+mod settled;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod simulated;
 mod stream;
@@ -67,6 +71,7 @@ use std::time::{Duration, Instant};
 pub use self::batch::{Changes, TreeBatch};
 pub use self::builder::{Cancel, TreeBuilder};
 pub use self::change::{Change, Origin, OwnedChange};
+pub use self::figures::TreeStats;
 pub use self::stream::TreeStream;
 
 use self::crawl::Counts;
@@ -127,28 +132,6 @@ pub struct Uncovered {
     pub path: PathBuf,
     /// What is in the way, and what mends it.
     pub error: Error,
-}
-
-/// Figures of a tree.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TreeStats {
-    /// Those of its instance. `events` and `batches` are what was handed on; `watches` are those of directories.
-    pub instance: Stats,
-    /// Directories that are watched.
-    pub directories: usize,
-    /// Files that are known by name: with [`Recovery::Diff`], all.
-    pub files: usize,
-    /// Directories that are not covered.
-    pub uncovered: usize,
-    /// Watches of directories that have left, which are removed some at a time.
-    pub releasing: usize,
-    /// Times that the tree looked at directories.
-    pub sessions: usize,
-    /// Bytes that directories and files take, without their names.
-    pub memory: usize,
-    /// Bytes that their names take.
-    pub name_memory: usize,
 }
 
 /// A directory with all below it, watched as one.
@@ -267,7 +250,7 @@ impl Tree {
                 cancelled: Arc::clone(&builder.cancel.0),
                 ..Counts::default()
             },
-            figures: worker::Figures::default(),
+            figures: figures::Figures::default(),
             core,
         });
         let (ready, opened) = sync_channel(1);

@@ -2,11 +2,6 @@
 //! hands on what is to be reported.
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
-use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
@@ -15,19 +10,19 @@ use std::time::{Duration, Instant};
 use super::ahead::Ahead;
 use super::batch::{Draft, Memory, Shelf, TreeBatch};
 use super::crawl::{Counts, Manner};
+use super::figures::Figures;
 use super::halves::SearchEnd;
 use super::marks::{Mark, Marks, Meaning};
 use super::mounts::Mounts;
-use super::nodes::State;
 use super::outlet::Outlet;
 use super::read::Read;
-use super::roots::Root;
+use super::settled::HeldBarrier;
 use super::survey::AGAIN;
 use super::tracker::{Out, Seen, Tracker};
 use crate::causes::malformed_error;
 use crate::core::Core;
 use crate::decode::{Record, Records};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::limits::Limits;
 use crate::mask::Mask;
 use crate::queue::{Taken, add};
@@ -45,18 +40,6 @@ pub(super) struct Shared {
     pub(super) commands: Mutex<VecDeque<Command>>,
     pub(super) counts: Counts,
     pub(super) figures: Figures,
-}
-
-/// How a tree stands, for whoever asks.
-#[derive(Debug, Default)]
-pub(super) struct Figures {
-    pub(super) directories: AtomicUsize,
-    pub(super) files: AtomicUsize,
-    pub(super) uncovered: AtomicUsize,
-    pub(super) releasing: AtomicUsize,
-    pub(super) sessions: AtomicUsize,
-    pub(super) memory: AtomicUsize,
-    pub(super) name_memory: AtomicUsize,
 }
 
 struct Unpark(Thread);
@@ -105,15 +88,6 @@ pub(super) struct Worker {
     pub(super) failure: Option<Error>,
     pub(super) opened: bool,
     pub(super) ended: bool,
-}
-
-/// A barrier that has arrived, and sessions that must end before it is delivered.
-pub(super) struct HeldBarrier {
-    number: u64,
-    overtaken: bool,
-    pub(super) sessions: usize,
-    /// Overflows behind which everything was looked at since.
-    recoveries: usize,
 }
 
 /// Bytes of paths that a batch of events has at most, and one path more: in a deep tree they take much more than the events.
@@ -353,137 +327,6 @@ impl Worker {
         }
     }
 
-    /// A barrier has arrived. What happened before it may still have to be looked at.
-    pub(super) fn barrier(&mut self, number: u64, overtaken: bool, draft: &mut Draft) {
-        self.look_at_mounts(false, draft);
-        self.look_for_roots();
-        if self.tracker.is_calm() && self.barriers.is_empty() {
-            return draft.barrier(number, overtaken);
-        }
-        let under_way = usize::from(self.tracker.session != 0);
-        let to_come = usize::from(self.tracker.has_work());
-        let sessions = (under_way + to_come).max(1);
-        self.barriers.push(HeldBarrier {
-            number,
-            overtaken,
-            sessions,
-            recoveries: 0,
-        });
-    }
-
-    fn end_session(&mut self, draft: &mut Draft) {
-        // It may have looked at what was mounted for that moment only.
-        self.look_at_mounts(false, draft);
-        self.tracker.end_session(&mut Out {
-            draft,
-            memory: &mut self.memory,
-        });
-        if !self.barriers.is_empty() {
-            // What was a directory when the session began, and gone when it looked, may be a file by now.
-            self.look_for_roots();
-        }
-        self.open_if_done();
-        let calm = self.tracker.is_calm();
-        // What was void is to be looked at once more.
-        if !self.tracker.stirred {
-            for held in &mut self.barriers {
-                // One behind another may have waited for less, and passes with it.
-                held.sessions = held.sessions.saturating_sub(1);
-            }
-        }
-        let due = self
-            .barriers
-            .iter()
-            .take_while(|held| calm || held.sessions == 0)
-            .count();
-        self.let_pass(due, draft);
-    }
-
-    /// Everything was looked at behind an overflow, by a session that ends if its marker is not lost in another.
-    pub(super) fn recovered(&mut self, draft: &mut Draft) {
-        /// What came before a barrier has been looked at by then, as often as there is a chance to.
-        const MOST_RECOVERIES: usize = 4;
-        self.open_if_done();
-        for held in &mut self.barriers {
-            held.sessions = held.sessions.max(1);
-            held.recoveries += 1;
-        }
-        let due = self
-            .barriers
-            .iter()
-            .take_while(|held| held.recoveries >= MOST_RECOVERIES)
-            .count();
-        self.let_pass(due, draft);
-    }
-
-    fn let_pass(&mut self, due: usize, draft: &mut Draft) {
-        for held in self.barriers.drain(..due) {
-            draft.barrier(held.number, held.overtaken);
-        }
-    }
-
-    fn open_if_done(&mut self) {
-        /// What never rests is reported in the end.
-        const MOST_SESSIONS: usize = 16;
-        let sessions = self.shared.figures.sessions.load(Ordering::Relaxed);
-        // What has changed meanwhile is looked at before: whoever lists the tree once it is open finds it there.
-        let rests = self.tracker.session == 0 && !self.tracker.has_work();
-        if !self.opened && (sessions >= MOST_SESSIONS || rests) {
-            self.opened = true;
-            self.tracker.silent = false;
-        }
-    }
-
-    /// Says how things stand, for whoever asks.
-    pub(super) fn publish(&mut self) {
-        let figures = &self.shared.figures;
-        let watched = self.tracker.nodes.watched();
-        self.inotify
-            .watches
-            .store(watched + self.tracker.releasing.len(), Ordering::Relaxed);
-        figures.directories.store(watched, Ordering::Relaxed);
-        figures.files.store(
-            if self.compares { self.tracker.files.len() } else { 0 },
-            Ordering::Relaxed,
-        );
-        figures.uncovered.store(self.tracker.uncovered.len(), Ordering::Relaxed);
-        figures.releasing.store(self.tracker.releasing.len(), Ordering::Relaxed);
-        let (nodes, files) = (self.tracker.nodes.memory(), self.tracker.files.memory());
-        figures.memory.store(nodes.0 + files.0, Ordering::Relaxed);
-        figures.name_memory.store(nodes.1 + files.1, Ordering::Relaxed);
-    }
-
-    /// Whether the roots are there, once all was looked at.
-    pub(super) fn opened_well(&mut self, await_missing: bool) -> Result<(), Error> {
-        if self.shared.counts.cancelled.load(Ordering::Relaxed) {
-            let error = Error::text(ErrorKind::Cancelled, "open tree", "it was cancelled");
-            return Err(error);
-        }
-        if let Some(error) = &self.failure {
-            return Err(error.clone());
-        }
-        if !self.opened {
-            return Err(Error::text(ErrorKind::ReaderFailed, "open tree", "reading has ended"));
-        }
-        let failed = |root: &Root| match self.tracker.nodes.get(root.node).state {
-            State::Watched | State::Filtered => None,
-            State::Pending if self.tracker.is_found(root.node) => None,
-            _ => {
-                let error = self.tracker.uncovered.get(&root.node);
-                let missing = error.is_none_or(|error| error.kind() == ErrorKind::NotFound);
-                let cause = io::Error::from_raw_os_error(libc::ENOENT);
-                let not_found = Error::os(ErrorKind::NotFound, "watch root", &cause)
-                    .at(Path::new(OsStr::from_bytes(&root.path)))
-                    .mended_by("make it first, or let missing roots be awaited");
-                if missing { Some(not_found) } else { error.cloned() }
-            }
-        };
-        match self.tracker.roots.iter().find_map(failed) {
-            Some(error) if !await_missing => Err(error),
-            _ => Ok(()),
-        }
-    }
-
     /// The thread ends: whoever waits is told.
     pub(super) fn finish(&mut self, error: Option<Error>) {
         if let Some(error) = error {
@@ -493,10 +336,6 @@ impl Worker {
         feed.queue.leave(feed);
         self.shared.outlet.end();
     }
-}
-
-pub(super) fn add_one(figure: &AtomicUsize) {
-    figure.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Events that the kernel can have queued.

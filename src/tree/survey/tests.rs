@@ -1,6 +1,9 @@
 //! Tests of what is done when markers are refused, and events were lost.
 
+use std::os::unix::ffi::OsStrExt;
+
 use super::*;
+use crate::mask::Mask;
 use crate::tree::Tree;
 use crate::tree::harness::read;
 

@@ -1,0 +1,65 @@
+//! How a tree stands, in figures.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::worker::Worker;
+use crate::stats::Stats;
+
+/// Figures of a tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TreeStats {
+    /// Those of its instance. `events` and `batches` are what was handed on; `watches` are those of directories.
+    pub instance: Stats,
+    /// Directories that are watched.
+    pub directories: usize,
+    /// Files that are known by name: with [`Recovery::Diff`], all.
+    pub files: usize,
+    /// Directories that are not covered.
+    pub uncovered: usize,
+    /// Watches of directories that have left, which are removed some at a time.
+    pub releasing: usize,
+    /// Times that the tree looked at directories.
+    pub sessions: usize,
+    /// Bytes that directories and files take, without their names.
+    pub memory: usize,
+    /// Bytes that their names take.
+    pub name_memory: usize,
+}
+
+/// How a tree stands, for whoever asks.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    pub(super) directories: AtomicUsize,
+    pub(super) files: AtomicUsize,
+    pub(super) uncovered: AtomicUsize,
+    pub(super) releasing: AtomicUsize,
+    pub(super) sessions: AtomicUsize,
+    pub(super) memory: AtomicUsize,
+    pub(super) name_memory: AtomicUsize,
+}
+
+pub(super) fn add_one(figure: &AtomicUsize) {
+    figure.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Worker {
+    /// Says how things stand, for whoever asks.
+    pub(super) fn publish(&mut self) {
+        let figures = &self.shared.figures;
+        let watched = self.tracker.nodes.watched();
+        self.inotify
+            .watches
+            .store(watched + self.tracker.releasing.len(), Ordering::Relaxed);
+        figures.directories.store(watched, Ordering::Relaxed);
+        figures.files.store(
+            if self.compares { self.tracker.files.len() } else { 0 },
+            Ordering::Relaxed,
+        );
+        figures.uncovered.store(self.tracker.uncovered.len(), Ordering::Relaxed);
+        figures.releasing.store(self.tracker.releasing.len(), Ordering::Relaxed);
+        let (nodes, files) = (self.tracker.nodes.memory(), self.tracker.files.memory());
+        figures.memory.store(nodes.0 + files.0, Ordering::Relaxed);
+        figures.name_memory.store(nodes.1 + files.1, Ordering::Relaxed);
+    }
+}
