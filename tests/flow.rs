@@ -37,7 +37,7 @@ impl Numbered {
         let mut made = Vec::new();
         for number in 0..self.count {
             while number.saturating_sub(self.seen.load(Ordering::Relaxed)) >= AHEAD {
-                thread::yield_now();
+                support::pause();
             }
             let path = self.dir.join(format!("{number:012}"));
             fs::File::create(&path).expect("a file");

@@ -60,7 +60,7 @@ fn make(dir: &Path, names: std::ops::Range<usize>) {
 fn until_asleep(thread: libc::pid_t) {
     let stat = format!("/proc/self/task/{thread}/stat");
     while !fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") S ")) {
-        thread::yield_now();
+        support::pause();
     }
 }
 

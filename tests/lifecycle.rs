@@ -35,7 +35,7 @@ fn names(batch: &EventBatch) -> Vec<String> {
 fn until_asleep(thread: libc::pid_t) {
     let stat = format!("/proc/self/task/{thread}/stat");
     while !fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") S ")) {
-        thread::yield_now();
+        support::pause();
     }
 }
 
@@ -79,9 +79,7 @@ fn what_was_read_before_close_is_delivered_then_nothing() {
         let (inotify, dir) = watching(backend);
         let mut stream = inotify.stream().expect("a stream");
         make(dir.path(), "a");
-        while inotify.stats().reads == 0 {
-            thread::yield_now();
-        }
+        support::wait_until(|| inotify.stats().reads > 0);
         inotify.close();
         let batch = stream.wait().expect("what was read").expect("a batch");
         assert_eq!(names(&batch), ["a"]);
@@ -253,9 +251,7 @@ fn a_slow_consumer_does_not_hold_up_another_instance() {
         let (inotify, dir) = watching(backend);
         let mut stream = inotify.stream().expect("a stream");
         support::Flood::new(stalled_dir.path()).cause(1_000);
-        while stalled.stats().budget_used < stalled.stats().budget {
-            thread::yield_now();
-        }
+        support::wait_until(|| stalled.stats().budget_used == stalled.stats().budget);
         for name in ["a", "b", "c"] {
             make(dir.path(), name);
             assert_eq!(names(&stream.wait().expect("it goes on").expect("a batch")), [name]);
@@ -425,9 +421,7 @@ fn a_readers_descriptor_shows_what_a_stream_had_read() {
         let (inotify, dir) = watching(backend);
         let stream = inotify.stream().expect("a stream");
         make(dir.path(), "a");
-        while inotify.stats().budget_used == 0 {
-            thread::yield_now();
-        }
+        support::wait_until(|| inotify.stats().budget_used > 0);
         drop(stream);
         let mut reader = inotify.reader().expect("a reader");
         let mut poll = libc::pollfd {

@@ -17,6 +17,9 @@ use support::{backends, on_every_backend, wait_until};
 
 static HANDLED: AtomicUsize = AtomicUsize::new(0);
 
+/// Signals that are sent in a row.
+const BURST: usize = 50;
+
 extern "C" fn handle(_: libc::c_int) {
     HANDLED.fetch_add(1, Ordering::Relaxed);
 }
@@ -47,12 +50,14 @@ fn signals_under_load_lose_nothing_and_end_no_wait() {
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    // SAFETY: that thread runs until this scope ends.
-                    unsafe { libc::pthread_kill(this_thread, libc::SIGUSR1) };
-                    // To the process as well: a thread that blocks signals never gets these.
-                    // SAFETY: no pointers are passed.
-                    unsafe { libc::kill(this_process, libc::SIGUSR1) };
-                    thread::yield_now();
+                    for _ in 0..BURST {
+                        // SAFETY: that thread runs until this scope ends.
+                        unsafe { libc::pthread_kill(this_thread, libc::SIGUSR1) };
+                        // To the process as well: a thread that blocks signals never gets these.
+                        // SAFETY: no pointers are passed.
+                        unsafe { libc::kill(this_process, libc::SIGUSR1) };
+                    }
+                    support::pause();
                 }
             });
             scope.spawn(|| {
@@ -87,8 +92,8 @@ fn storm(done: &AtomicBool) {
                 // SAFETY: no pointers are passed. A thread that has ended meanwhile is an error, no other thread.
                 unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR1) };
             }
-            thread::yield_now();
         }
+        support::pause();
     }
 }
 

@@ -30,7 +30,7 @@ fn under_load(dir: &Path, body: impl FnOnce()) {
             let mut flood = support::Flood::new(dir);
             while !done.load(Ordering::Relaxed) {
                 flood.cause(10);
-                thread::yield_now();
+                support::pause();
             }
         });
         // Also if the body panics: the scope waits for the producer.

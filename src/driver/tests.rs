@@ -112,7 +112,7 @@ fn open_behind(failing: &Driver, inotify: &Inotify, fail: SyncSender<()>) -> Eve
         let asks = |command: &Command| matches!(command, Command::Attach(..));
         while !failing.mailbox().commands.iter().any(asks) {
             assert!(!opening.is_finished(), "it did not join the one that is there");
-            thread::yield_now();
+            thread::sleep(std::time::Duration::from_micros(100));
         }
         drop(fail);
         opening.join().unwrap().unwrap()

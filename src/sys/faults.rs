@@ -163,7 +163,7 @@ mod tests {
                 let over = || watched.backend() == BackendKind::Epoll || failed.load(Ordering::SeqCst);
                 let polled = || !way.waits_in_the_ring() || !watched.faults().has_wake() || over();
                 while !polled() && begun.elapsed() < PATIENCE {
-                    thread::yield_now();
+                    thread::sleep(std::time::Duration::from_micros(100));
                 }
                 watched.close();
                 assert!(polled(), "some polls were not made");

@@ -11,6 +11,8 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, Ordering};
 use std::thread;
 
+use crate::support::pause;
+
 /// System calls have numbers below this.
 pub(crate) const CALLS: usize = 512;
 
@@ -70,7 +72,7 @@ impl Injector {
         let supervisor = thread::Builder::new().name("supervisor".into());
         let started = supervisor.spawn(|| {
             while self.listener.load(Ordering::Acquire) < 0 {
-                thread::yield_now();
+                pause();
             }
             while self.answer_one() {}
         });

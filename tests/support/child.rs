@@ -338,9 +338,7 @@ pub(crate) fn unmount(at: &Path) -> io::Result<()> {
     let begun = Instant::now();
     loop {
         match unmount_as(at, 0) {
-            Err(busy) if busy.kind() == io::ErrorKind::ResourceBusy && begun.elapsed() < PATIENCE => {
-                thread::yield_now()
-            }
+            Err(busy) if busy.kind() == io::ErrorKind::ResourceBusy && begun.elapsed() < PATIENCE => super::pause(),
             outcome => return outcome,
         }
     }

@@ -219,12 +219,18 @@ impl Recorder {
     }
 }
 
+/// Between two looks at what no event tells of. Not `yield_now`: some threads that did nothing else kept all others from a CPU,
+/// the kernel's own as well, for a minute (Linux 6.18).
+pub(crate) fn pause() {
+    thread::sleep(Duration::from_micros(100));
+}
+
 /// Waits for what no event tells, such as that another thread has read.
 pub(crate) fn wait_until(mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < PATIENCE, "what was due did not happen");
-        thread::yield_now();
+        pause();
     }
 }
 

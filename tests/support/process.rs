@@ -1,7 +1,6 @@
 //! What this process has, and whether it gives back what it took.
 
 use std::fs;
-use std::thread;
 use std::time::Instant;
 
 /// Mappings that the C library may keep for threads that have ended (stacks, and arenas of its allocator, of which it makes
@@ -42,7 +41,7 @@ impl Has {
                 "left behind by {during}: {now:?}, of at most {self:?}: {}",
                 threads_now()
             );
-            thread::yield_now();
+            super::pause();
         }
     }
 }

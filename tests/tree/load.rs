@@ -14,6 +14,7 @@ use tempfile::tempdir;
 use crate::model::Watched;
 use crate::scenarios::assert_watched_exactly;
 use crate::support::kernel::{inode, inodes_watched_with};
+use crate::support::pause;
 
 /// Directories that are made and go in turn, so that there always is one more to hear of: each is made while the tree is at
 /// work on another, which asks for it, and is in its memory before that goes on.
@@ -50,11 +51,11 @@ impl Load {
             fs::create_dir(self.dir(number + AT_ONCE)).expect("a directory");
             self.steps.fetch_add(1, Ordering::AcqRel);
             // Unless the memory is full.
-            for _ in 0..1_000 {
+            for _ in 0..50 {
                 if tree.stats().instance.reads > reads {
                     break;
                 }
-                thread::yield_now();
+                pause();
             }
         }
         false
@@ -71,7 +72,7 @@ impl Load {
                 break;
             }
             assert!(steps < MOST_STEPS, "{what} does not happen");
-            thread::yield_now();
+            pause();
         }
         assert!(!self.ended.load(Ordering::Acquire));
     }
