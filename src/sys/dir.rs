@@ -93,12 +93,10 @@ impl Dir {
         inotify.add_watch(path, mask)
     }
 
-    /// As [`watch`](Self::watch), by going there: faster, as it takes no way through `/proc`. Only on a thread with a
-    /// [working directory of its own](own_working_directory); it needs the right to search the directory.
-    pub(crate) fn watch_from_within(&self, inotify: &InotifyFd, mask: Mask) -> io::Result<i32> {
+    /// Makes it the working directory of this thread, and of all that share that.
+    fn enter(&self) -> io::Result<()> {
         // SAFETY: no pointers are passed.
-        checked(unsafe { libc::fchdir(self.0.as_raw_fd()) })?;
-        inotify.add_watch(c".", mask)
+        checked(unsafe { libc::fchdir(self.0.as_raw_fd()) }).map(drop)
     }
 
     /// Waits for whoever is changing the entries right now. The kernel queues the last of what it tells of such a change while
@@ -129,7 +127,38 @@ impl Dir {
     }
 }
 
-/// Gives this thread a working directory that it shares with no other. Answers whether that worked; a sandbox may deny it.
+/// A thread that goes into the directories which it watches, and comes back: relative paths are looked up from where it was,
+/// and what a user has it do runs there.
+#[derive(Debug)]
+pub(crate) struct Roamer {
+    home: Dir,
+    is_astray: bool,
+}
+
+impl Roamer {
+    /// Makes one of this thread. None if that can't be: a sandbox may deny it, or there are not enough descriptors.
+    pub(crate) fn new() -> Option<Self> {
+        let home = open(libc::AT_FDCWD, c".", libc::O_PATH | libc::O_DIRECTORY).ok()?;
+        let can_return = own_working_directory() && home.enter().is_ok();
+        can_return.then_some(Self { home, is_astray: false })
+    }
+
+    /// As [`Dir::watch`], by going there: faster, as it takes no way through `/proc`. It needs the right to search the
+    /// directory.
+    pub(crate) fn watch(&mut self, dir: &Dir, inotify: &InotifyFd, mask: Mask) -> io::Result<i32> {
+        dir.enter()?;
+        let watched = inotify.add_watch(c".", mask);
+        self.is_astray = self.home.enter().is_err();
+        watched
+    }
+
+    /// Whether it did not come back. Then this thread is to look up nothing more.
+    pub(crate) fn is_astray(&self) -> bool {
+        self.is_astray
+    }
+}
+
+/// Gives this thread a working directory that it shares with no other: the one it has. Answers whether that worked.
 pub(crate) fn own_working_directory() -> bool {
     // SAFETY: no pointers are passed. It changes this thread alone.
     checked(unsafe { libc::unshare(libc::CLONE_FS) }).is_ok()

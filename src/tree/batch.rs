@@ -84,6 +84,8 @@ pub(super) struct Draft {
     dirs: Vec<DirText>,
     extras: Vec<Extra>,
     errors: Vec<Error>,
+    /// Bytes of the paths that these have.
+    errors_len: usize,
     text: Vec<u8>,
     len: usize,
     overflows: usize,
@@ -114,7 +116,11 @@ impl Memory {
 
 impl Draft {
     pub(super) fn text_len(&self) -> usize {
-        self.text.len() + self.extras.len() * size_of::<Extra>()
+        self.text.len() + self.errors_len + self.extras.len() * size_of::<Extra>()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     fn put(&mut self, text: &[u8]) -> Text {
@@ -233,6 +239,7 @@ impl Draft {
 
     /// Something that can't be covered, said where it is known.
     pub(super) fn error(&mut self, dir: Option<u32>, name: &[u8], mask: Mask, error: Error) {
+        self.errors_len += error.path().map_or(0, |path| path.as_os_str().len());
         self.errors.push(error);
         let error = Some(self.errors.len() as u32 - 1);
         let extra = Extra {
@@ -250,7 +257,7 @@ impl Draft {
         self.extras.clear();
         self.errors.clear();
         self.text.clear();
-        (self.len, self.overflows) = (0, 0);
+        (self.len, self.overflows, self.errors_len) = (0, 0, 0);
     }
 
     fn bytes(&self, text: Text) -> &[u8] {

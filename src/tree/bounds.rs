@@ -61,7 +61,7 @@ fn a_directory_is_laid_down_if_there_is_no_room_for_a_name_in_it() {
             fed.report(|tracker, out| {
                 tracker.begin_session(true);
                 tracker.jobs();
-                tracker.take_in(&found_below(a, 9), out, |_| {});
+                tracker.take_in(&found_below(a, 9), out);
             })
         },
     ];
@@ -154,7 +154,7 @@ fn a_directory_with_many_names_in_doubt_that_nobody_can_tell_about_is_laid_down(
             probes
                 .iter()
                 .for_each(|probe| tracker.probe_refused(probe, libc::EACCES, out));
-            tracker.take_in(&Crawl::default(), out, |_| {});
+            tracker.take_in(&Crawl::default(), out);
         });
         fed.end_session();
         said.extend(changes.iter().map(OwnedChange::mask));

@@ -139,9 +139,7 @@ impl Tracker {
             self.releasing.push_back(wd);
         }
         self.drop_below(root);
-        let path = self.nodes.path(root);
         let error = Error::text(ErrorKind::NotFound, "watch root", why)
-            .at(Path::new(OsStr::from_bytes(&path)))
             .mended_by("add it again, or let missing roots be awaited");
         self.nodes.get_mut(root).state = State::Uncovered;
         self.say_uncovered(root, error, out);
@@ -197,16 +195,17 @@ impl Tracker {
             }
             let cause = "the names of all directories take 4 GiB";
             let error = Error::text(ErrorKind::OutOfMemory, "watch directory", cause)
-                .at(Path::new(OsStr::from_bytes(&self.nodes.path(dir))))
                 .mended_by("leave some out by a filter, or make trees of parts of it");
             self.say_uncovered(dir, error, out);
         }
     }
 
+    /// The error is kept without its path, which may be long, and is another's tomorrow.
     pub(super) fn say_uncovered(&mut self, id: Id, error: Error, out: &mut Out<'_>) {
         let before = self.uncovered.insert(id, error.clone());
         let is_new = before.is_none_or(|before| before.kind() != error.kind());
         if !self.silent && is_new {
+            let error = self.at_path(id, error);
             let parent = self.nodes.get(id).parent;
             let name = self.nodes.name(id).to_vec();
             let (dir, name) = if parent == NONE {
@@ -217,6 +216,11 @@ impl Tracker {
             let dir = out.draft.dir(&mut self.nodes, out.memory, dir);
             out.draft.error(Some(dir), &name, Mask::ISDIR, error);
         }
+    }
+
+    /// What was said of a directory, with its present path.
+    pub(super) fn at_path(&mut self, id: Id, error: Error) -> Error {
+        error.at(Path::new(OsStr::from_bytes(&self.nodes.path(id))))
     }
 
     /// The path of an entry below its root.
@@ -255,6 +259,7 @@ impl Tracker {
                     self.unsettle(id, out);
                     self.nodes.get_mut(id).state = State::Filtered;
                     self.uncovered.remove(&id);
+                    out.spare();
                     continue;
                 }
             }

@@ -149,13 +149,20 @@ impl Shared<'_> {
         drop(heap);
         self.changed.notify_all();
     }
+}
 
-    /// What was taken is done.
-    fn done(&self) {
-        let mut heap = self.heap();
+/// A thread that has taken something and is not done, also if it panics: a filter may.
+struct Busy<'a>(&'a Shared<'a>);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let mut heap = self.0.heap();
+        if thread::panicking() {
+            heap.work.clear();
+        }
         heap.busy -= 1;
         if heap.busy == 0 {
-            self.changed.notify_all();
+            self.0.changed.notify_all();
         }
     }
 }
@@ -195,7 +202,10 @@ pub(super) fn crawl(
         most_threads: thread::available_parallelism().map_or(1, |cores| cores.get().min(16)),
         parts: Mutex::new(Vec::new()),
     };
-    thread::scope(|scope| labour(scope, &shared, first, false));
+    thread::scope(|scope| labour(scope, &shared, first, Role::First));
+    // Unless helpers went astray.
+    shared.threads.store(shared.most_threads, Ordering::Relaxed);
+    thread::scope(|scope| labour(scope, &shared, Part::default(), Role::First));
     let is_cancelled = shared.is_cancelled();
     let parts = shared.parts.into_inner().unwrap_or_else(PoisonError::into_inner);
     if is_cancelled {
@@ -248,8 +258,18 @@ fn begin(jobs: &[Job], next: &AtomicU32, work: &mut Vec<Work>, part: &mut Part) 
     }));
 }
 
-/// Works until there is no more to do; or, if this is not a `helper`, until there are helpers: those have working
-/// directories of their own, and are faster.
+/// Which thread of a crawl it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The worker's own.
+    First,
+    Helper,
+    /// One that a roaming helper began. It has the working directory of that until it has its own.
+    HelperOfRoamer,
+}
+
+/// Works until there is no more to do; or, if it is the first, until there are helpers: those have working directories of
+/// their own, and are faster.
 ///
 /// A thread goes down first, and alone: two in one directory hinder each other in the kernel. Who has nothing to do is given
 /// what the other came by first, the largest part.
@@ -257,13 +277,17 @@ fn labour<'scope, 'env: 'scope>(
     scope: &'scope Scope<'scope, 'env>,
     shared: &'env Shared<'env>,
     part: Part,
-    helper: bool,
+    role: Role,
 ) {
     // Another thread pays off if there is much to do.
     const MUCH: usize = 16;
-    let mut looker = Looker::new(shared, part, helper);
+    let mut looker = Looker::new(shared, part, role != Role::First);
+    if role == Role::HelperOfRoamer && !looker.roams() {
+        return;
+    }
     let mut replaced = false;
     while !replaced && let Some(work) = shared.take() {
+        let _busy = Busy(shared);
         looker.stack = work;
         while let Some(work) = looker.stack.pop() {
             if !shared.is_cancelled() {
@@ -271,16 +295,21 @@ fn labour<'scope, 'env: 'scope>(
             }
             let waiting = looker.stack.len();
             if waiting > MUCH && shared.threads.load(Ordering::Relaxed) < shared.most_threads {
-                let begun = hire(scope, shared);
-                replaced = begun && !helper;
+                let role_of_next = if looker.roams() {
+                    Role::HelperOfRoamer
+                } else {
+                    Role::Helper
+                };
+                let begun = hire(scope, shared, role_of_next);
+                replaced = begun && role == Role::First;
             }
+            replaced |= looker.is_astray();
             if replaced {
                 shared.give(looker.stack.drain(..));
             } else if waiting > 1 && shared.hungry.load(Ordering::Relaxed) {
                 shared.give(looker.stack.drain(..waiting / 2));
             }
         }
-        shared.done();
     }
     shared
         .parts
@@ -290,13 +319,13 @@ fn labour<'scope, 'env: 'scope>(
 }
 
 /// Begins one more thread. Answers whether that worked.
-fn hire<'scope, 'env: 'scope>(scope: &'scope Scope<'scope, 'env>, shared: &'env Shared<'env>) -> bool {
+fn hire<'scope, 'env: 'scope>(scope: &'scope Scope<'scope, 'env>, shared: &'env Shared<'env>, role: Role) -> bool {
     if shared.threads.fetch_add(1, Ordering::Relaxed) >= shared.most_threads {
         shared.threads.fetch_sub(1, Ordering::Relaxed);
         return false;
     }
     let helper = thread::Builder::new().name("ringwatch-crawl".into());
-    let begun = helper.spawn_scoped(scope, move || labour(scope, shared, Part::default(), true));
+    let begun = helper.spawn_scoped(scope, move || labour(scope, shared, Part::default(), role));
     if begun.is_err() {
         shared.threads.fetch_sub(1, Ordering::Relaxed);
     }

@@ -78,7 +78,7 @@ fn alias(fed: &mut Fed) -> (Id, Id) {
             link: true,
             ..JOB
         };
-        tracker.take_in(&crawl(&[look(l, true), look(m, false)]), out, |_| {});
+        tracker.take_in(&crawl(&[look(l, true), look(m, false)]), out);
     });
     fed.end_session();
     assert!(fed.tracker.is_calm());
@@ -169,7 +169,7 @@ fn a_listing_that_breaks_off_behind_a_loss_is_said_and_what_was_known_is_void() 
     let recover = |fed: &mut Fed, looks: &[Look]| {
         let changes = fed.report(|tracker, out| {
             tracker.begin_recovery();
-            tracker.recover(&crawl(looks), out, |_| {});
+            tracker.recover(&crawl(looks), out);
         });
         fed.end_session();
         fed.assert_sound();
@@ -236,7 +236,7 @@ fn what_is_in_a_directory_whose_listing_broke_off_is_told_once_when_it_can_be_li
             let changes = fed.report(|tracker, out| {
                 tracker.begin_session(true);
                 tracker.jobs();
-                tracker.take_in(&crawl(&looks), out, |_| {});
+                tracker.take_in(&crawl(&looks), out);
             });
             fed.end_session();
             fed.assert_sound();
@@ -274,7 +274,7 @@ fn a_root_where_another_file_system_is_mounted_is_looked_at_for_itself() {
     fed.report(|tracker, out| {
         tracker.begin_session(true);
         tracker.jobs();
-        tracker.take_in(&crawl(&[foreign]), out, |_| {});
+        tracker.take_in(&crawl(&[foreign]), out);
     });
     assert_eq!(fed.tracker.nodes.get(inner).state, State::Pending);
     // And barriers wait for that.
@@ -306,7 +306,7 @@ fn a_root_that_another_takes_is_filtered_by_its_new_paths() {
     fed.report(|tracker, out| {
         tracker.begin_session(true);
         tracker.jobs();
-        tracker.take_in(&crawl(&[look]), out, |_| {});
+        tracker.take_in(&crawl(&[look]), out);
     });
     assert_eq!(fed.tracker.nodes.child(fed.root, b"m"), Some(inner));
     let states = [x, y].map(|id| fed.tracker.nodes.get(id).state);
@@ -343,7 +343,7 @@ fn a_loss_behind_which_a_directory_is_a_link_to_the_root_leaves_the_root_as_it_i
     ];
     let changes = fed.report(|tracker, out| {
         tracker.begin_recovery();
-        tracker.recover(&crawl(&looks), out, |_| {});
+        tracker.recover(&crawl(&looks), out);
     });
     assert_eq!(one(&changes, Mask::DELETE).0, path("/r/b"));
     assert_eq!(fed.tracker.nodes.by_wd(2), Some(kept));
@@ -390,7 +390,7 @@ fn numbers_that_are_free_while_findings_are_taken_in_are_not_used_for_these() {
     fed.report(|tracker, out| {
         tracker.begin_session(true);
         assert_eq!(tracker.jobs().len(), 3);
-        tracker.take_in(&crawl(&looks), out, |_| {});
+        tracker.take_in(&crawl(&looks), out);
     });
     let nodes = &fed.tracker.nodes;
     assert_eq!(nodes.get(l).state, State::Pending);
@@ -422,7 +422,7 @@ fn what_is_below_a_link_is_told_once() {
             link: true,
             ..JOB
         };
-        tracker.take_in(&crawl(&[dir, link]), out, |_| {});
+        tracker.take_in(&crawl(&[dir, link]), out);
         tracker.files.put(&mut tracker.nodes, d, b"l", UNKNOWN);
     });
     assert!(fed.feed(&[&[(2, Mask::CREATE, 0, "l")]]).is_empty());

@@ -9,8 +9,8 @@ use crate::sys::dir::Identity;
 /// What a look at a root has found there: this watch, and a file if it was `listed`.
 fn found(root: Id, wd: i32, listed: bool) -> Crawl {
     let mut part = Part::default();
-    let start = part.put(&[0; 8]).0;
-    part.put(b"\x04file");
+    let start = part.text.len();
+    part.put_file(b"file", 0);
     let identity = Identity { device: 1, inode: 1 };
     part.found.push(Found {
         number: 0,
@@ -37,7 +37,7 @@ fn a_root_in_another_is_covered_behind_what_tells_of_it() {
                 tracker.begin_session(true);
                 let listed = !tracker.only_probes(inner);
                 tracker.jobs();
-                tracker.take_in(&found(inner, wd, listed), out, |_| {});
+                tracker.take_in(&found(inner, wd, listed), out);
             });
             fed.assert_sound();
             changes
@@ -91,7 +91,7 @@ fn a_missing_root_that_was_covered_since_is_not_looked_for() {
     fed.report(|tracker, out| {
         tracker.begin_session(false);
         tracker.jobs();
-        tracker.take_in(&found(root, 8, true), out, |_| {});
+        tracker.take_in(&found(root, 8, true), out);
     });
     fed.end_session();
     assert!(!fed.tracker.look_for_missing());
@@ -172,7 +172,7 @@ fn a_root_in_another_waits_for_what_is_told_on_the_way_to_it() {
         let changes = fed.report(|tracker, out| {
             tracker.begin_session(true);
             tracker.jobs();
-            tracker.take_in(&found(inner, 8, false), out, |_| {});
+            tracker.take_in(&found(inner, 8, false), out);
         });
         assert!(changes.is_empty());
         fed.end_session();
@@ -237,7 +237,7 @@ fn of_a_root_and_the_same_directory_in_another_both_are_covered_with_one_watch()
                 tracker.begin_session(true);
                 tracker.jobs();
                 let is_known = tracker.nodes.by_wd(8).is_some();
-                tracker.take_in(&found(id, 8, !is_known), out, |_| {});
+                tracker.take_in(&found(id, 8, !is_known), out);
             });
             fed.end_session();
         }
@@ -264,7 +264,7 @@ fn a_root_that_was_covered_in_another_is_listed_when_it_may_have_left_that() {
                 tracker.begin_session(true);
                 let listed = !tracker.only_probes(inner);
                 tracker.jobs();
-                tracker.take_in(&found(inner, wd, listed), out, |_| {});
+                tracker.take_in(&found(inner, wd, listed), out);
             })
         };
         assert!(look(&mut fed, 8).is_empty());

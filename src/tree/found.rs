@@ -77,6 +77,15 @@ impl Part {
         (start, self.text.len())
     }
 
+    /// An entry that is no directory. Some file systems have longer names than 255 bytes.
+    pub(super) fn put_file(&mut self, name: &[u8], fingerprint: Fingerprint) {
+        // A longer one could be in no path, but what is behind it is not to be taken for more names.
+        let length = name.len().min(usize::from(u16::MAX)) as u16;
+        self.text.extend(fingerprint.to_ne_bytes());
+        self.text.extend(length.to_ne_bytes());
+        self.text.extend(&name[..usize::from(length)]);
+    }
+
     /// A job that could not begin.
     pub(super) fn fail(&mut self, number: u32, job: &Job, outcome: Outcome) {
         let name = self.put(&job.name);
@@ -128,10 +137,42 @@ impl Crawl {
         let mut text = self.text(number, self.found(number).files);
         std::iter::from_fn(move || {
             let (fingerprint, rest) = text.split_first_chunk::<8>()?;
-            let (&length, rest) = rest.split_first()?;
-            let (name, rest) = rest.split_at_checked(usize::from(length))?;
+            let (length, rest) = rest.split_first_chunk::<2>()?;
+            let (name, rest) = rest.split_at_checked(usize::from(u16::from_ne_bytes(*length)))?;
             text = rest;
             Some((name, u64::from_ne_bytes(*fingerprint)))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On vfat, exfat, NTFS and CIFS a name has up to 255 characters of UTF-16, and so up to 765 bytes; on FUSE more.
+    #[test]
+    fn names_longer_than_255_bytes_hide_none_behind_them() {
+        let mut part = Part::default();
+        let names = [vec![b'a'; 765], b"b".to_vec(), vec![b'c'; 70_000], b"d".to_vec()];
+        (1..)
+            .zip(&names)
+            .for_each(|(fingerprint, name)| part.put_file(name, fingerprint));
+        let job = Job {
+            node: NONE,
+            parent: None,
+            name: Vec::new(),
+            link: false,
+            singles: None,
+            probe: false,
+        };
+        let end = part.text.len();
+        part.fail(0, &job, Outcome::Vanished);
+        part.found[0].files = (0, end);
+        let crawl = Crawl::new(vec![part], 1);
+        let lengths: Vec<_> = crawl
+            .files(0)
+            .map(|(name, fingerprint)| (name.len(), fingerprint))
+            .collect();
+        assert_eq!(lengths, [(765, 1), (1, 2), (65_535, 3), (1, 4)]);
     }
 }

@@ -9,6 +9,7 @@ use super::ahead::Partner;
 use super::batch::Draft;
 use super::marks::Mark;
 use super::read::Read;
+use super::spill::Spill;
 use super::survey::AGAIN;
 use super::tracker::{Out, Seen};
 use super::worker::Worker;
@@ -73,6 +74,12 @@ impl Worker {
         let out = &mut Out {
             draft,
             memory: &mut self.memory,
+            spill: Some(Spill {
+                shared: &self.shared,
+                shelf: &self.shelf,
+                waker: self.opened.then_some(&self.waker),
+                buffer: Some(buffer),
+            }),
         };
         let Some((buffer, at)) = partner else {
             return self.tracker.moved_out(from, out);

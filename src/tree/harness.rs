@@ -133,6 +133,7 @@ impl Fed {
                     let out = &mut Out {
                         draft: &mut draft,
                         memory: &mut self.memory,
+                        spill: None,
                     };
                     if special(&mut self.tracker, &record, out) {
                         continue;
@@ -155,6 +156,7 @@ impl Fed {
         let out = &mut Out {
             draft: &mut draft,
             memory: &mut self.memory,
+            spill: None,
         };
         what(&mut self.tracker, out);
         let batch = TreeBatch::new(None, draft, &self.shelf, 0);

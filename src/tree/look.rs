@@ -14,7 +14,7 @@ use super::files::{Fingerprint, UNKNOWN};
 use super::found::{Found, Outcome, Part};
 use super::nodes::NONE;
 use crate::mask::Mask;
-use crate::sys::dir::{Dir, Identity, Kind, Status, entries, errno, is_absent, own_working_directory};
+use crate::sys::dir::{Dir, Identity, Kind, Roamer, Status, entries, errno, is_absent};
 
 /// One thread of a crawl: what it has found, and what is to be looked at next.
 pub(super) struct Looker<'a> {
@@ -23,8 +23,7 @@ pub(super) struct Looker<'a> {
     /// The last is taken first.
     pub(super) stack: Vec<Work>,
     room: Vec<u8>,
-    /// It has a working directory of its own.
-    roams: bool,
+    roamer: Option<Roamer>,
     /// What the directory that is being listed has below it.
     below: Vec<Below>,
     /// Their names, each with its NUL.
@@ -51,11 +50,20 @@ impl<'a> Looker<'a> {
             part,
             stack: Vec::new(),
             room: vec![0; 32 * 1024],
-            roams: may_roam && own_working_directory(),
+            roamer: if may_roam { Roamer::new() } else { None },
             below: Vec::new(),
             names: Vec::new(),
             relative: Vec::new(),
         }
+    }
+
+    pub(super) fn roams(&self) -> bool {
+        self.roamer.is_some()
+    }
+
+    /// Whether it can't tell any more where relative paths begin.
+    pub(super) fn is_astray(&self) -> bool {
+        self.roamer.as_ref().is_some_and(Roamer::is_astray)
     }
 
     /// Watches one directory, then lists it.
@@ -115,7 +123,7 @@ impl<'a> Looker<'a> {
             match dir.status_of(name) {
                 Ok(status) => {
                     let known = manner.fingerprints.then(|| fingerprint(&status, now()));
-                    self.put_file(name, known.unwrap_or(UNKNOWN));
+                    self.part.put_file(name, known.unwrap_or(UNKNOWN));
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -124,14 +132,7 @@ impl<'a> Looker<'a> {
         Ok(())
     }
 
-    fn put_file(&mut self, name: &[u8], fingerprint: Fingerprint) {
-        let text = &mut self.part.text;
-        text.extend(fingerprint.to_ne_bytes());
-        text.push(name.len() as u8);
-        text.extend(name);
-    }
-
-    fn watch(&self, work: &Work) -> Result<(Dir, Identity, i32), Outcome> {
+    fn watch(&mut self, work: &Work) -> Result<(Dir, Identity, i32), Outcome> {
         let Shared {
             manner, inotify, open, ..
         } = self.shared;
@@ -156,11 +157,9 @@ impl<'a> Looker<'a> {
         }
         // What is watched already may be met again, and is to lose nothing by it: see `Table::add`.
         let mask = manner.mask | Mask::ONLYDIR | Mask::MASK_ADD;
-        let watched = match self.roams {
-            true => dir
-                .watch_from_within(inotify, mask)
-                .or_else(|_| dir.watch(inotify, mask)),
-            false => dir.watch(inotify, mask),
+        let watched = match &mut self.roamer {
+            Some(roamer) => roamer.watch(&dir, inotify, mask).or_else(|_| dir.watch(inotify, mask)),
+            None => dir.watch(inotify, mask),
         };
         match watched {
             Ok(wd) => Ok((dir, identity, wd)),
@@ -216,7 +215,7 @@ impl<'a> Looker<'a> {
         let link = kind == Kind::Link && manner.follow_links;
         if kind != Kind::Dir && manner.names {
             let fingerprint = status.map_or(UNKNOWN, |status| fingerprint(&status, now));
-            self.put_file(name.to_bytes(), fingerprint);
+            self.part.put_file(name.to_bytes(), fingerprint);
         }
         if kind == Kind::Dir || link {
             let mut wanted = true;

@@ -50,6 +50,7 @@ mod session;
 mod settled;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod simulated;
+mod spill;
 mod stream;
 mod survey;
 mod swaps;
@@ -89,6 +90,7 @@ use crate::causes::marker_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::stats::Stats;
 use crate::stream::attach;
+use crate::sys::dir::own_working_directory;
 use crate::sys::rlimit;
 use crate::sys::thread::spawn_without_signals;
 
@@ -256,7 +258,11 @@ impl Tree {
         let (ready, opened) = sync_channel(1);
         let progress = builder.progress.clone();
         let body = Arc::clone(&shared);
-        let started = spawn_without_signals("ringwatch-tree", move || work(&builder, body, &ready));
+        let started = spawn_without_signals("ringwatch-tree", move || {
+            // From where relative paths begin, also if the process goes elsewhere. Where that is denied, it should not.
+            let _ = own_working_directory();
+            work(&builder, body, &ready);
+        });
         let started = started.map_err(|cause| {
             shared.core.close();
             Error::os(ErrorKind::Other, OPERATION, &cause).mended_by(rlimit::threads())
@@ -385,9 +391,10 @@ impl Tree {
     pub fn uncovered(&self) -> Vec<Uncovered> {
         let uncovered = self.ask("list uncovered directories", |worker| {
             let Tracker { nodes, uncovered, .. } = &mut worker.tracker;
-            let one = |(&id, error): (&nodes::Id, &Error)| Uncovered {
-                path: PathBuf::from(OsString::from_vec(nodes.path(id))),
-                error: error.clone(),
+            let one = |(&id, error): (&nodes::Id, &Error)| {
+                let path = PathBuf::from(OsString::from_vec(nodes.path(id)));
+                let error = error.clone().at(&path);
+                Uncovered { path, error }
             };
             uncovered.iter().map(one).collect()
         });

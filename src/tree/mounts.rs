@@ -179,6 +179,7 @@ impl Worker {
         let out = &mut Out {
             draft,
             memory: &mut self.memory,
+            spill: None,
         };
         let (tracker, noted) = (&mut self.tracker, &mut self.mounts.noted);
         tracker.remounted |= anew;

@@ -95,7 +95,8 @@ impl Nodes {
             devices: Vec::new(),
             hasher: RandomState::new(),
             ancestors: Vec::new(),
-            epoch: 0,
+            // Nothing is remembered at first, which is of 0.
+            epoch: 1,
             #[cfg(test)]
             lookups: Default::default(),
             let_go: false,
@@ -195,6 +196,8 @@ impl Nodes {
             Id::try_from(self.nodes.len() - 1).ok().filter(|&id| id != NONE)?
         } else {
             let id = self.vacant;
+            // What is remembered of this number is another's.
+            self.epoch += 1;
             self.vacant = self.get(id).next;
             *self.get_mut(id) = node;
             id
@@ -207,7 +210,6 @@ impl Nodes {
     pub(super) fn remove(&mut self, id: Id) -> i32 {
         debug_assert_eq!(self.get(id).first_child, NONE);
         let wd = self.unwatch(id);
-        self.epoch += 1;
         self.unlink(id);
         self.names.drop(self.get(id).name);
         let vacant = std::mem::replace(&mut self.vacant, id);
@@ -231,6 +233,7 @@ impl Nodes {
     /// Moves a directory, and with it all below. For its name there must be [room](Self::has_room).
     pub(super) fn relink(&mut self, id: Id, parent: Id, name: &[u8]) {
         let Some(name) = self.names.put(name) else { return };
+        self.epoch += 1;
         self.unlink(id);
         self.names.drop(self.get(id).name);
         let node = self.get_mut(id);
@@ -248,7 +251,6 @@ impl Nodes {
     }
 
     fn link(&mut self, id: Id) {
-        self.epoch += 1;
         let parent = self.get(id).parent;
         if parent != NONE {
             let next = self.get(parent).first_child;
@@ -274,7 +276,6 @@ impl Nodes {
     }
 
     fn unlink(&mut self, id: Id) {
-        self.epoch += 1;
         let Node {
             parent, next, previous, ..
         } = *self.get(id);

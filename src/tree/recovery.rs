@@ -32,7 +32,7 @@ impl Tracker {
     }
 
     /// Takes in what was found after a loss: what is where it was stays, what is not goes, what is new comes.
-    pub(super) fn recover(&mut self, crawl: &Crawl, out: &mut Out<'_>, mut spare: impl FnMut(&mut Out<'_>)) {
+    pub(super) fn recover(&mut self, crawl: &Crawl, out: &mut Out<'_>) {
         let mut ids = vec![NONE; crawl.len()];
         for (number, id) in (0..).zip(ids.clone().iter_mut()) {
             let found = *crawl.found(number);
@@ -45,7 +45,6 @@ impl Tracker {
             }
         }
         self.sweep(crawl, &ids, out);
-        spare(out);
         for number in 0..crawl.len() {
             let found = *crawl.found(number);
             match ids[number] {
@@ -67,7 +66,7 @@ impl Tracker {
                     }
                 }
             }
-            spare(out);
+            out.spare();
         }
         self.lay_down_overfull(out);
     }
@@ -151,6 +150,7 @@ impl Tracker {
                 self.files.remove(&mut self.nodes, parent, &name);
                 self.report(parent, &name, Mask::DELETE, out);
             }
+            out.spare();
         }
         if !self.keeps_files {
             return;
@@ -162,6 +162,7 @@ impl Tracker {
             for name in gone {
                 self.files.remove(&mut self.nodes, id, &name);
                 self.report(id, &name, Mask::DELETE, out);
+                out.spare();
             }
         }
     }

@@ -1,9 +1,6 @@
 //! What a session makes of the tree by what was found.
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use super::doubts::Answer;
 use super::files::UNKNOWN;
@@ -120,15 +117,15 @@ impl Tracker {
         Some(id)
     }
 
-    /// Takes in what was found, and reports it: parents before children. `spare` is called between directories.
-    pub(super) fn take_in(&mut self, crawl: &Crawl, out: &mut Out<'_>, mut spare: impl FnMut(&mut Out<'_>)) {
+    /// Takes in what was found, and reports it: parents before children.
+    pub(super) fn take_in(&mut self, crawl: &Crawl, out: &mut Out<'_>) {
         let mut ids = vec![NONE; crawl.len()];
         if self.nodes.watched() == 0 {
             self.nodes.reserve(crawl.len());
         }
         for number in 0..crawl.len() {
             self.take_one(crawl, number, &mut ids, out);
-            spare(out);
+            out.spare();
         }
         self.drop_strayed(out);
         self.lay_down_overfull(out);
@@ -272,9 +269,7 @@ impl Tracker {
                 self.nodes.get_mut(id).state = State::Uncovered;
                 let cause = "another file system is mounted here";
                 let error = Error::text(ErrorKind::Other, "watch directory", cause);
-                let error = error
-                    .at(&self.path(id))
-                    .mended_by("let mounts be crossed, or add it as a root");
+                let error = error.mended_by("let mounts be crossed, or add it as a root");
                 self.say_uncovered(id, error, out);
             }
             // What was listed of it is no more to be relied on than the rest.
@@ -332,17 +327,13 @@ impl Tracker {
                 Some(known) if known == UNKNOWN || known != fingerprint => self.report(id, name, Mask::MODIFY, out),
                 Some(_) => {}
             }
+            out.spare();
         }
     }
 
-    fn path(&mut self, id: Id) -> std::path::PathBuf {
-        Path::new(OsStr::from_bytes(&self.nodes.path(id))).to_owned()
-    }
-
     pub(super) fn refused(&mut self, id: Id, operation: &'static str, code: i32, out: &mut Out<'_>) {
-        let path = self.path(id);
         let cause = io::Error::from_raw_os_error(code);
-        let mut error = add_error(operation, Some(&path), Mask::empty(), &cause);
+        let mut error = add_error(operation, None, Mask::empty(), &cause);
         if code == libc::ENAMETOOLONG {
             error =
                 error.mended_by("add it, or a directory above it, as a root: below a root, paths have 64 KiB at most");
@@ -384,6 +375,7 @@ impl Tracker {
             } else {
                 self.give_up(id, outcome, out);
             }
+            out.spare();
         }
         let changed = self.changed;
         self.doubts.end_session(changed);
@@ -412,13 +404,13 @@ impl Tracker {
         }
         let error = Error::text(ErrorKind::Other, "watch directory", "its path leads elsewhere");
         let remedy = "add its root again under its present path";
-        let error = error.at(&self.path(id)).mended_by(remedy);
+        let error = error.mended_by(remedy);
         self.say_uncovered(id, error, out);
     }
 
     pub(super) fn say_aliased(&mut self, id: Id, out: &mut Out<'_>) {
         let error = Error::text(ErrorKind::Other, "watch directory", "it is watched under another path");
-        let error = error.at(&self.path(id)).mended_by("its events are reported there");
+        let error = error.mended_by("its events are reported there");
         self.say_uncovered(id, error, out);
     }
 }

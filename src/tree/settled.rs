@@ -4,11 +4,14 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::batch::Draft;
 use super::nodes::State;
+use super::read::Read;
 use super::roots::Root;
+use super::spill::Spill;
 use super::tracker::Out;
 use super::worker::Worker;
 use crate::error::{Error, ErrorKind};
@@ -41,12 +44,18 @@ impl Worker {
         });
     }
 
-    pub(super) fn end_session(&mut self, draft: &mut Draft) {
+    pub(super) fn end_session(&mut self, buffer: &Arc<Read>, draft: &mut Draft) {
         // It may have looked at what was mounted for that moment only.
         self.look_at_mounts(false, draft);
         self.tracker.end_session(&mut Out {
             draft,
             memory: &mut self.memory,
+            spill: Some(Spill {
+                shared: &self.shared,
+                shelf: &self.shelf,
+                waker: self.opened.then_some(&self.waker),
+                buffer: Some(buffer),
+            }),
         });
         if !self.barriers.is_empty() {
             // What was a directory when the session began, and gone when it looked, may be a file by now.
@@ -120,13 +129,14 @@ impl Worker {
             State::Watched | State::Filtered => None,
             State::Pending if self.tracker.is_found(root.node) => None,
             _ => {
+                let path = Path::new(OsStr::from_bytes(&root.path));
                 let error = self.tracker.uncovered.get(&root.node);
                 let missing = error.is_none_or(|error| error.kind() == ErrorKind::NotFound);
                 let cause = io::Error::from_raw_os_error(libc::ENOENT);
                 let not_found = Error::os(ErrorKind::NotFound, "watch root", &cause)
-                    .at(Path::new(OsStr::from_bytes(&root.path)))
                     .mended_by("make it first, or let missing roots be awaited");
-                if missing { Some(not_found) } else { error.cloned() }
+                let error = if missing { Some(not_found) } else { error.cloned() };
+                error.map(|error| error.at(path))
             }
         };
         match self.tracker.roots.iter().find_map(failed) {

@@ -236,9 +236,7 @@ impl Disk {
                             to_do.push_back((next, number, NONE, name.into(), Some(below)));
                             next += 1;
                         } else {
-                            part.text.extend(1_u64.to_ne_bytes());
-                            part.text.push(name.len() as u8);
-                            part.text.extend(name.as_bytes());
+                            part.put_file(name.as_bytes(), 1);
                         }
                     }
                 }
@@ -300,7 +298,7 @@ impl World {
                 disk.queue.push_back((LIGHT, Mask::IGNORED, 0, ""));
                 let found = disk.crawl(jobs, &|_| false);
                 tracker.blind = !keeps_files;
-                tracker.recover(&found, out, |_| {});
+                tracker.recover(&found, out);
                 tracker.blind = false;
                 disk.queue.push_back((SESSION, Mask::IGNORED, 0, ""));
             } else if record.wd == LIGHT {
@@ -338,7 +336,7 @@ impl World {
                     None => tracker.probe_lost(&probe),
                 }
             }
-            tracker.take_in(&found, out, |_| {});
+            tracker.take_in(&found, out);
         });
         self.disk.queue.push_back((SESSION, Mask::IGNORED, 0, ""));
         self.learn(&changes);

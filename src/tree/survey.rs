@@ -1,13 +1,12 @@
 //! How the worker looks at the disk: at what is new, at everything after a loss, and for roots that are missing.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
-use std::task::Waker;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::batch::{Draft, TreeBatch};
+use super::batch::Draft;
 use super::crawl::{Job, Manner, crawl};
 use super::figures::add_one;
 use super::found::{Crawl, Outcome};
@@ -15,8 +14,9 @@ use super::jobs::Probe;
 use super::marks::Mark;
 use super::nodes::{Id, NONE, State};
 use super::read::Read;
+use super::spill::Spill;
 use super::tracker::Out;
-use super::worker::{Shared, Worker};
+use super::worker::Worker;
 use crate::decode::HEADER;
 use crate::error::{Error, ErrorKind};
 use crate::queue::add;
@@ -24,9 +24,6 @@ use crate::sys::dir::{Dir, errno, is_absent};
 
 /// How long to wait before what was refused is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(5);
-
-/// Bytes of a batch of what was found by looking.
-const SCAN_BATCH: usize = 64 * 1024;
 
 impl Worker {
     /// There is nothing to work on: time to look at what is new, and to let go. Answers whether something was done.
@@ -81,6 +78,7 @@ impl Worker {
             &mut Out {
                 draft: &mut draft,
                 memory: &mut self.memory,
+                spill: None,
             },
         );
         self.hand_on(None, draft);
@@ -94,6 +92,13 @@ impl Worker {
             let out = &mut Out {
                 draft: &mut draft,
                 memory: &mut self.memory,
+                // Who asked for it waits, and may be the one who is to take it.
+                spill: Some(Spill {
+                    shared: &self.shared,
+                    shelf: &self.shelf,
+                    waker: None,
+                    buffer: None,
+                }),
             };
             self.tracker.refilter(root, out);
         }
@@ -129,6 +134,7 @@ impl Worker {
             self.tracker.give_up_one(&mut Out {
                 draft,
                 memory: &mut self.memory,
+                spill: None,
             });
         }
         // Nothing may be read until there is a marker.
@@ -226,7 +232,11 @@ impl Worker {
     fn probe(&mut self, probes: &[Probe], draft: &mut Draft) -> Vec<Id> {
         let mut lost = Vec::new();
         let Self { tracker, memory, .. } = self;
-        let out = &mut Out { draft, memory };
+        let out = &mut Out {
+            draft,
+            memory,
+            spill: None,
+        };
         for here in probes.chunk_by(|one, other| one.dir == other.dir) {
             let Some(first) = here.first() else { continue };
             let looked = Dir::find(&first.path).and_then(|dir| Ok((dir.identity()? == first.identity, dir)));
@@ -288,34 +298,19 @@ impl Worker {
 
     /// Makes what was found part of the tree, and hands on what is reported of it in batches of a reasonable size.
     fn take_in(&mut self, found: &Crawl, draft: &mut Draft, recovery: bool) {
-        let Self {
-            shared,
-            shelf,
-            tracker,
-            memory,
-            opened,
-            waker,
-            ..
-        } = self;
-        let instance = shared.core.instance;
-        let counters = &shared.core.feed.counters;
-        let spare = |out: &mut Out<'_>| {
-            if out.draft.text_len() > SCAN_BATCH {
-                if *opened {
-                    wait_for_room(shared, waker);
-                }
-                let full = std::mem::replace(out.draft, shelf.take());
-                out.memory.forget();
-                let batch = TreeBatch::new(None, full, shelf, instance);
-                add(&counters.batches, 1);
-                add(&counters.events, batch.len() as u64);
-                shared.outlet.push(Ok(batch));
-            }
+        let out = &mut Out {
+            draft,
+            memory: &mut self.memory,
+            spill: Some(Spill {
+                shared: &self.shared,
+                shelf: &self.shelf,
+                waker: self.opened.then_some(&self.waker),
+                buffer: None,
+            }),
         };
-        let out = &mut Out { draft, memory };
         match recovery {
-            true => tracker.recover(found, out, spare),
-            false => tracker.take_in(found, out, spare),
+            true => self.tracker.recover(found, out),
+            false => self.tracker.take_in(found, out),
         }
     }
 
@@ -387,18 +382,5 @@ impl Worker {
 }
 
 /// Waits until the consumer has taken some of what was found, unless it waits for us.
-fn wait_for_room(shared: &Shared, worker: &Waker) {
-    let is_asked = || {
-        !shared
-            .commands
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
-    };
-    while !shared.outlet.has_room_for_findings(worker) && !is_asked() && !shared.core.feed.queue.is_closed() {
-        thread::park();
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,7 @@ use super::doubts::{Answer, Doubts};
 use super::files::{Files, UNKNOWN};
 use super::nodes::{CONFIRMED, ENDED, Id, LINK, NONE, Nodes, SINGLES, State, UNLISTED};
 use super::roots::Root;
+use super::spill::Spill;
 use super::swaps::Swaps;
 use crate::decode::Record;
 use crate::error::Error;
@@ -43,10 +44,22 @@ impl<'a> Seen<'a> {
 }
 
 /// What is written to: the batch, and which paths it has.
-#[derive(Debug)]
 pub(super) struct Out<'a> {
     pub(super) draft: &'a mut Draft,
     pub(super) memory: &'a mut Memory,
+    /// Takes a batch that is full. None where few changes come together.
+    pub(super) spill: Option<Spill<'a>>,
+}
+
+impl Out<'_> {
+    /// To be called between any two changes, where many come together: hands on what there is, if it is enough.
+    pub(super) fn spare(&mut self) {
+        if let Some(spill) = &mut self.spill
+            && spill.take(self.draft)
+        {
+            self.memory.forget();
+        }
+    }
 }
 
 pub(super) struct Tracker {

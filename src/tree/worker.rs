@@ -17,6 +17,7 @@ use super::mounts::Mounts;
 use super::outlet::Outlet;
 use super::read::Read;
 use super::settled::HeldBarrier;
+use super::spill::Spill;
 use super::survey::AGAIN;
 use super::tracker::{Out, Seen, Tracker};
 use crate::causes::malformed_error;
@@ -297,7 +298,7 @@ impl Worker {
             return self.overflowed(buffer, draft);
         }
         if record.mask.contains(Mask::IGNORED) && self.tracker.nodes.by_wd(record.wd).is_none() {
-            return self.marker(record.wd, draft);
+            return self.marker(record.wd, buffer, draft);
         }
         if record.mask.contains(Mask::MOVED_FROM) {
             return self.rename(seen, behind, buffer, draft);
@@ -305,6 +306,12 @@ impl Worker {
         let out = &mut Out {
             draft,
             memory: &mut self.memory,
+            spill: Some(Spill {
+                shared: &self.shared,
+                shelf: &self.shelf,
+                waker: self.opened.then_some(&self.waker),
+                buffer: Some(buffer),
+            }),
         };
         match record.mask.contains(Mask::MOVED_TO) {
             true => self.tracker.moved_in(seen, out),
@@ -313,14 +320,14 @@ impl Worker {
     }
 
     /// The end of a watch that is no directory's.
-    fn marker(&mut self, wd: i32, draft: &mut Draft) {
+    fn marker(&mut self, wd: i32, buffer: &Arc<Read>, draft: &mut Draft) {
         while let Some(number) = self.shared.marks.overtaken_by(wd) {
             self.barrier(number, true, draft);
         }
         match self.shared.marks.arrived(wd) {
             Meaning::Barrier { number, overtaken } => self.barrier(number, overtaken, draft),
             Meaning::Mark(Mark::Light) => self.tracker.shadow = false,
-            Meaning::Mark(Mark::Session) => self.end_session(draft),
+            Meaning::Mark(Mark::Session) => self.end_session(buffer, draft),
             Meaning::Mark(Mark::Mounts) => self.look_at_mounts(true, draft),
             Meaning::Mark(Mark::Partner) => self.search_ends.retain(|end| end.marker != wd),
             Meaning::Nothing => {}

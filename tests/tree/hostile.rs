@@ -426,3 +426,32 @@ fn what_is_deeper_than_a_path_may_reasonably_be_long_is_said_and_costs_nothing()
         },
     );
 }
+
+/// A batch of what was found, or of what goes, is no larger because more comes together.
+#[test]
+fn what_a_filter_turns_away_at_once_comes_in_several_batches() {
+    const MANY: usize = 2_000;
+    let dir = tempfile::tempdir().unwrap();
+    let name = "n".repeat(200);
+    let mut deep = dir.path().join("top");
+    (0..12).for_each(|_| deep.push(&name));
+    (0..MANY).for_each(|number| fs::create_dir_all(deep.join(format!("x{number}/y"))).unwrap());
+    let wanted = |path: &Path| {
+        !path.starts_with("moved") || path.file_name().is_none_or(|name| name.as_encoded_bytes()[0] != b'x')
+    };
+    let tree = Tree::builder(dir.path()).filter(wanted).open().unwrap();
+    let mut stream = tree.stream().unwrap();
+    fs::rename(dir.path().join("top"), dir.path().join("moved")).unwrap();
+    let barrier = tree.barrier().unwrap();
+    let (mut largest, mut gone, mut here) = (0, 0, false);
+    while !here {
+        let batch = stream.wait_timeout(PATIENCE).unwrap().expect("what is due");
+        largest = largest.max(batch.len());
+        for change in &batch {
+            gone += usize::from(change.mask().contains(Mask::DELETE));
+            here |= change.barrier() == Some(barrier);
+        }
+    }
+    assert_eq!(gone, MANY);
+    assert!(largest < MANY, "{largest} changes in a batch");
+}

@@ -19,6 +19,7 @@ mod moved_roots;
 mod one_cpu;
 mod opening;
 mod overflow;
+mod relative;
 mod replay;
 mod root_files;
 mod root_links;

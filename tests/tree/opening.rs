@@ -16,7 +16,7 @@ use crate::model::Watched;
 use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child::{in_child, without_capabilities};
 use crate::support::process::Has;
-use crate::support::{kernel, wait_until};
+use crate::support::{PATIENCE, kernel, wait_until};
 
 #[test]
 fn opening_can_be_cancelled_and_tells_how_far_it_is() {
@@ -143,4 +143,33 @@ fn a_tree_that_is_open_is_not_cancelled_any_more() {
     let made = ["a", "a/b", "a/b/file"].map(|path| dir.path().join(path));
     assert_eq!(paths(&watched.changes(), Mask::CREATE), made);
     assert_watched_exactly(dir.path());
+}
+
+/// Many directories, so that several threads look at them, and a filter that panics at one.
+fn panicking(dir: &Path, when: impl Fn(&Path) -> bool + Send + Sync + 'static) -> Result<Tree, ringwatch::Error> {
+    (0..200).for_each(|number| fs::create_dir_all(dir.join(format!("{number}/a"))).unwrap());
+    let builder = Tree::builder(dir).filter(move |path| {
+        assert!(!when(path), "the filter does not like it");
+        true
+    });
+    let (tell, told) = std::sync::mpsc::channel();
+    thread::spawn(move || tell.send(builder.open()));
+    told.recv_timeout(PATIENCE).expect("it returns")
+}
+
+#[test]
+fn a_filter_that_panics_ends_the_tree_and_that_is_said() {
+    let dir = tempdir().unwrap();
+    let error = panicking(dir.path(), |path| path.ends_with("100/a")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ReaderFailed);
+    let tree = panicking(dir.path(), |path| path.ends_with("new/100")).unwrap();
+    let mut stream = tree.stream().unwrap();
+    (0..200).for_each(|number| fs::create_dir_all(dir.path().join(format!("new/{number}/a"))).unwrap());
+    let error = loop {
+        match stream.wait_timeout(PATIENCE) {
+            Err(error) => break error,
+            Ok(batch) => assert!(batch.is_some(), "nothing was said"),
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::ReaderFailed);
 }
