@@ -130,15 +130,15 @@ impl Dir {
 /// A thread that goes into the directories which it watches, and comes back: relative paths are looked up from where it was,
 /// and what a user has it do runs there.
 #[derive(Debug)]
-pub(crate) struct Roamer {
-    home: Dir,
+pub(crate) struct Roamer<'a> {
+    home: &'a Dir,
     is_astray: bool,
 }
 
-impl Roamer {
-    /// Makes one of this thread. None if that can't be: a sandbox may deny it, or there are not enough descriptors.
-    pub(crate) fn new() -> Option<Self> {
-        let home = open(libc::AT_FDCWD, c".", libc::O_PATH | libc::O_DIRECTORY).ok()?;
+impl<'a> Roamer<'a> {
+    /// Makes one of this thread, which may have begun in a directory that another roams through. None if that can't be: a
+    /// sandbox may deny it.
+    pub(crate) fn new(home: &'a Dir) -> Option<Self> {
         let can_return = own_working_directory() && home.enter().is_ok();
         can_return.then_some(Self { home, is_astray: false })
     }

@@ -149,6 +149,12 @@ impl Tracker {
         for known in self.roots.iter_mut().filter(|known| known.node == root) {
             known.awaited = awaits;
         }
+        // Another root may have told of what is there now, which is void with what was said here.
+        for place in self.covered_places(root) {
+            self.stirred = true;
+            self.unsettle(place, out);
+            self.covered_within(root, place);
+        }
     }
 
     /// A directory lost its watch and nobody said why: it is taken for another.

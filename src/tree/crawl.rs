@@ -16,6 +16,7 @@ use super::found::{Crawl, Outcome, Part};
 use super::look::Looker;
 use super::nodes::{Id, NONE};
 use crate::mask::Mask;
+use crate::sys::dir::Dir;
 use crate::sys::inotify::InotifyFd;
 
 pub(super) type Filter = Arc<dyn Fn(&Path) -> bool + Send + Sync>;
@@ -89,6 +90,8 @@ pub(super) struct Shared<'a> {
     cancelled: Option<&'a AtomicBool>,
     /// Whether what is watched by this descriptor has its place in the tree.
     pub(super) known: &'a (dyn Fn(i32) -> bool + Sync),
+    /// Where relative paths begin.
+    pub(super) home: Option<Dir>,
     pub(super) open: OpenDirs,
     met: Mutex<HashSet<i32>>,
     pub(super) next: AtomicU32,
@@ -192,6 +195,7 @@ pub(super) fn crawl(
         counts,
         cancelled,
         known,
+        home: Dir::find(b".").ok(),
         open: OpenDirs::default(),
         met: Mutex::default(),
         next,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::change::OwnedChange;
+use super::doubts::Answer;
 use super::files::UNKNOWN;
 use super::found::{Crawl, Found, Outcome, Part};
 use super::harness::{DIR, Fed, MARKER, ROOT, Raw, one, path};
@@ -450,4 +451,20 @@ fn what_is_renamed_and_may_be_a_link_is_known_by_name_where_it_went() {
     let changes = fed.feed(&[&[(3, Mask::DELETE, 0, "x")]]);
     assert_eq!(one(&changes, Mask::DELETE).0, path("/r/new/x"));
     assert!(fed.tracker.nodes.child(old, b"x").is_none());
+}
+
+/// What a session has found under a name is void once a directory that was there is renamed away.
+#[test]
+fn a_file_that_is_made_where_a_directory_was_renamed_from_is_told() {
+    let mut fed = Fed::new(true, false);
+    fed.dir(fed.root, "a", 2);
+    fed.tracker.doubts.put(fed.root, b"a");
+    fed.tracker.begin_session(true);
+    fed.tracker.doubts.answer(fed.root, b"a", Answer::Present);
+    fed.feed(&[&[
+        (ROOT, Mask::MOVED_FROM | DIR, 7, "a"),
+        (ROOT, Mask::MOVED_TO | DIR, 7, "c"),
+    ]]);
+    let changes = fed.feed(&[&[(ROOT, Mask::CREATE, 0, "a")]]);
+    assert_eq!(one(&changes, Mask::CREATE), (path("/r/a"), None));
 }

@@ -31,18 +31,25 @@ pub(super) struct Left {
 const MOST_LEFT: u32 = 64;
 
 impl Tracker {
-    /// Entries of other roots that are where this one is, and are not covered there.
-    pub(super) fn twins(&self, root: Id) -> Vec<Id> {
+    /// Entries of other roots that are where this one is.
+    fn places(&self, root: Id) -> impl Iterator<Item = Id> {
         let down = |at: Id, name: &OsStr| self.nodes.child(at, name.as_bytes());
         let there = self
             .others(root)
-            .filter_map(|(other, names)| names.iter().try_fold(other.node, down));
-        there
-            .filter(|&id| {
-                let node = self.nodes.get(id);
-                node.parent != NONE && matches!(node.state, State::Uncovered | State::Pending)
-            })
-            .collect()
+            .filter_map(move |(other, names)| names.iter().try_fold(other.node, down));
+        there.filter(|&id| self.nodes.get(id).parent != NONE)
+    }
+
+    /// Those of them that are not covered.
+    pub(super) fn twins(&self, root: Id) -> Vec<Id> {
+        let is_open = |id: &Id| matches!(self.nodes.get(*id).state, State::Uncovered | State::Pending);
+        self.places(root).filter(is_open).collect()
+    }
+
+    /// Those of them that are.
+    pub(super) fn covered_places(&self, root: Id) -> Vec<Id> {
+        let is_covered = |id: &Id| self.nodes.get(*id).state == State::Watched && !self.is_link(*id);
+        self.places(root).filter(is_covered).collect()
     }
 
     /// A root was found to be covered by another, at this directory.
@@ -218,6 +225,32 @@ impl Tracker {
         }
         self.covered_within(stand_in, root);
         true
+    }
+
+    /// A root is to go: those that it covers under their own paths go on as they are, each with its directory.
+    pub(super) fn release_inner(&mut self, outer: Id, out: &mut Out<'_>) {
+        let mut inner: Vec<_> = self.roots.iter().filter(|root| root.file.is_none()).cloned().collect();
+        // Of two in one another the inner goes with the outer.
+        inner.sort_by_key(|root| root.path.len());
+        for Root { path, node, within, .. } in inner {
+            let Some(by) = within.filter(|&by| node != outer && self.is_below(by, outer)) else {
+                continue;
+            };
+            let is_whole = self.nodes.get(by).state == State::Watched && !self.is_link(by);
+            if !is_whole || !self.is_named_alike(node, by) || !self.nodes.has_room() {
+                continue;
+            }
+            self.nodes.remove(node);
+            self.nodes.relink(by, NONE, &path);
+            self.crossings.remove(&by);
+            for known in self.roots.iter_mut().filter(|known| known.node == node) {
+                (known.node, known.within) = (by, None);
+            }
+            // Below this root its paths are others, for which that was not asked.
+            if self.manner.filter.is_some() {
+                self.refilter(by, out);
+            }
+        }
     }
 
     /// What was found here is covered by a root that has another path, under which it was told of.

@@ -23,7 +23,7 @@ pub(super) struct Looker<'a> {
     /// The last is taken first.
     pub(super) stack: Vec<Work>,
     room: Vec<u8>,
-    roamer: Option<Roamer>,
+    roamer: Option<Roamer<'a>>,
     /// What the directory that is being listed has below it.
     below: Vec<Below>,
     /// Their names, each with its NUL.
@@ -50,7 +50,7 @@ impl<'a> Looker<'a> {
             part,
             stack: Vec::new(),
             room: vec![0; 32 * 1024],
-            roamer: if may_roam { Roamer::new() } else { None },
+            roamer: shared.home.as_ref().filter(|_| may_roam).and_then(Roamer::new),
             below: Vec::new(),
             names: Vec::new(),
             relative: Vec::new(),

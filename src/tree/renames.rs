@@ -188,6 +188,8 @@ impl Tracker {
         {
             self.drop_subtree(victim);
         }
+        // What was looked at there was before this, or is behind it.
+        self.settle_doubt(old, from.name());
         self.settle_doubt(new, to.name());
         self.files.remove(&mut self.nodes, new, to.name());
         let known = self.files.remove(&mut self.nodes, old, from.name());

@@ -134,6 +134,14 @@ impl Tracker {
         let root = self.roots.iter().find(|root| root.path == path);
         let covering = root.filter(|root| self.nodes.get(root.node).state == State::Watched);
         let twins = covering.map_or_else(Vec::new, |root| self.twins(root.node));
+        if let Some(root) = self.roots.iter().find(|root| root.path == path)
+            && !self
+                .roots
+                .iter()
+                .any(|other| other.node == root.node && other.path != path)
+        {
+            self.release_inner(root.node, out);
+        }
         let removed = self.forget_root(path);
         twins.into_iter().for_each(|twin| self.report_another(twin, out));
         removed
@@ -256,6 +264,10 @@ impl Tracker {
                 return;
             }
         } else {
+            if mask.contains(Mask::MOVED_FROM) {
+                // Perhaps it was exchanged with another, and is there.
+                self.doubts.put(dir, name);
+            }
             let known = self.files.remove(&mut self.nodes, dir, name).is_some() || answer == Some(Answer::Present);
             if !known && (answer.is_some() || self.knows_names(dir)) {
                 // Gone before it was seen.

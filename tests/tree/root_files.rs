@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ringwatch::Mask;
-use ringwatch::tree::{OwnedChange, Tree};
+use ringwatch::tree::{OwnedChange, Recovery, Tree};
 
 use crate::model::Watched;
 use crate::roots::{made, place, watch};
 use crate::scenarios::paths;
+use crate::support::exchange::exchange;
 
 #[test]
 fn a_root_that_is_a_file_survives_being_replaced() {
@@ -265,4 +266,32 @@ fn files_that_are_there_when_a_tree_is_opened_are_reported_once() {
     let builder = Tree::builder(&files[0]).root(&files[1]).root(&files[2]);
     let mut watched = watch(builder.report_existing(true));
     assert_eq!(made(&mut watched), files);
+}
+
+/// `RENAME_EXCHANGE` looks like a rename to it and one from it.
+#[test]
+fn a_root_that_is_a_file_is_there_behind_an_exchange() {
+    for recovery in [Recovery::Mark, Recovery::Diff] {
+        let (_dir, place) = place();
+        let (file, other) = (place.join("file"), place.join("other"));
+        fs::write(&file, "").unwrap();
+        fs::write(&other, "new").unwrap();
+        let mut watched = watch(Tree::builder(&file).recovery(recovery));
+        for _ in 0..3 {
+            exchange(&other, &file).unwrap();
+            let mut there = true;
+            for change in watched.changes() {
+                assert_eq!(change.path().as_ref(), Some(&file));
+                let mask = change.mask();
+                if mask.intersects(Mask::CREATE | Mask::MOVED_TO) {
+                    there = true;
+                } else if mask.intersects(Mask::DELETE | Mask::MOVED_FROM) {
+                    there = false;
+                }
+            }
+            assert!(there);
+        }
+        fs::rename(&file, place.join("away")).unwrap();
+        assert_eq!(paths(&watched.changes(), Mask::MOVED_FROM), [&*file]);
+    }
 }

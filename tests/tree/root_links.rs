@@ -56,7 +56,9 @@ fn what_is_in_a_root_is_told_under_the_other_path_it_has_in_a_root_that_is_added
         fs::remove_file(outer.join("a/sub/late")).unwrap();
         watched.changes();
         watched.tree.remove_root(&outer).unwrap();
-        let told: Vec<_> = ["sub", "sub/file"].map(|name| inner.join(name)).into();
+        // What was told under another path is told again.
+        let below = ["sub", "sub/file"].map(|name| inner.join(name));
+        let told = if inner.starts_with(&outer) { &[] } else { &below[..] };
         assert_eq!(made(&mut watched), told, "it is covered for itself again");
         fs::write(inner.join("sub/late"), "").unwrap();
         assert_eq!(made(&mut watched), [inner.join("sub/late")]);

@@ -416,3 +416,71 @@ fn a_forbidden_root_whose_directory_goes_is_said_to_be_missing() {
         assert_eq!(kinds(&watched), [(inner, ErrorKind::NotFound)]);
     }
 }
+
+#[test]
+fn a_root_in_another_goes_on_while_that_is_removed() {
+    const FILES: usize = 2_000;
+    let (_dir, place) = place();
+    let inner = place.join("a");
+    for recovery in [Recovery::Mark, Recovery::Diff] {
+        fs::create_dir_all(inner.join("sub/deep")).unwrap();
+        let files: Vec<_> = (0..FILES).map(|number| inner.join(format!("sub/{number}"))).collect();
+        files.iter().for_each(|file| fs::write(file, "").unwrap());
+        let mut watched = watch(Tree::builder(&place).root(&inner).recovery(recovery));
+        thread::scope(|scope| {
+            scope.spawn(|| files.iter().for_each(|file| fs::remove_file(file).unwrap()));
+            watched.tree.remove_root(&place).unwrap();
+        });
+        fs::write(place.join("unheard"), "").unwrap();
+        fs::write(inner.join("sub/deep/late"), "").unwrap();
+        let changes = watched.changes();
+        let mut gone = paths(&changes, Mask::DELETE);
+        gone.sort();
+        let mut files = files;
+        files.sort();
+        assert_eq!(gone, files);
+        assert_eq!(paths(&changes, Mask::CREATE), [inner.join("sub/deep/late")]);
+        watched.settle();
+        assert_watched_exactly(&inner);
+        fs::rename(inner.join("sub"), inner.join("renamed")).unwrap();
+        assert_eq!(paths(&watched.changes(), Mask::MOVED_TO), [inner.join("renamed")]);
+        // It is no worse than before in the other.
+        watched.tree.add_root(&place).unwrap();
+        watched.changes();
+        watched.settle();
+        assert_watched_exactly(&place);
+        fs::remove_dir_all(&inner).unwrap();
+        watched.changes();
+    }
+}
+
+#[test]
+fn what_another_root_has_told_where_a_root_was_is_told_again_behind_that() {
+    for awaits in [false, true] {
+        let (_dir, place) = place();
+        let (above, root) = (place.join("in"), place.join("in/root"));
+        fs::create_dir_all(&root).unwrap();
+        fs::write(root.join("old"), "").unwrap();
+        let mut watched = watch(Tree::builder(&root).await_missing_roots(awaits));
+        // Nothing tells of that.
+        fs::rename(&above, place.join("out")).unwrap();
+        fs::create_dir_all(&root).unwrap();
+        fs::write(root.join("new"), "").unwrap();
+        watched.changes();
+        watched.tree.add_root(&place).unwrap();
+        let mut there = None;
+        for change in watched.changes() {
+            if change.path() == Some(root.join("new")) {
+                there = Some(change.mask());
+            } else if change.uncovered().is_some() && change.path() == Some(root.clone()) {
+                there = None;
+            }
+        }
+        assert!(there.is_some_and(|mask| mask.contains(Mask::CREATE)), "{there:?}");
+        assert!(watched.tree.uncovered().is_empty(), "{:?}", watched.tree.uncovered());
+        fs::write(root.join("later"), "").unwrap();
+        assert_eq!(made(&mut watched), [root.join("later")]);
+        watched.settle();
+        assert_watched_exactly(&place);
+    }
+}
