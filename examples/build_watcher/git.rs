@@ -1,8 +1,12 @@
 //! Whether git is at work. It changes many files, with pauses, and what lies there in between is worth no build.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::text;
 
 /// A lock that is kept longer without any change is taken for one that was left behind.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
@@ -40,8 +44,8 @@ fn was_touched(dir: &Path) -> Option<Duration> {
 /// What a repository ignores beside what its work tree says. Work trees that were added share it.
 pub(crate) fn excludes(top: &Path) -> Option<PathBuf> {
     let own = directory(&top.join(".git"))?;
-    let shared = fs::read_to_string(own.join("commondir")).unwrap_or_default();
-    let shared = fs::canonicalize(own.join(shared.trim_end())).ok()?;
+    let shared = text::read(&own.join("commondir")).unwrap_or_default();
+    let shared = fs::canonicalize(own.join(path(&shared))).ok()?;
     Some(shared.join("info/exclude"))
 }
 
@@ -50,6 +54,11 @@ fn directory(place: &Path) -> Option<PathBuf> {
     if place.is_dir() {
         return Some(place.to_owned());
     }
-    let text = fs::read_to_string(place).ok()?;
-    Some(place.parent()?.join(text.trim_end().strip_prefix("gitdir: ")?))
+    let text = text::read(place)?;
+    Some(place.parent()?.join(path(text.strip_prefix(b"gitdir: ")?)))
+}
+
+/// Of the line that git has written it on. It need not be UTF-8.
+fn path(line: &[u8]) -> &Path {
+    OsStr::from_bytes(line.trim_ascii_end()).as_ref()
 }

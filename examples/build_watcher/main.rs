@@ -8,7 +8,7 @@
 //!
 //! `scope` and `rules` say what is watched, before a watch is spent on it; `news` reads the tree; `burst` makes one thing
 //! of many changes; `watcher` decides what follows; `command` and `guard` see to it that nothing is left behind; `git`
-//! knows when to wait, and `rounds` when to stop; `report` and `json` tell.
+//! knows when to wait, and `rounds` when to stop; `text` reads what others may have written; `report` and `json` tell.
 
 #![deny(unsafe_code)]
 
@@ -23,6 +23,7 @@ mod report;
 mod rounds;
 mod rules;
 mod scope;
+mod text;
 mod watcher;
 
 use std::env;

@@ -1,9 +1,7 @@
 //! Which entries are left out: by options, by ignore files, by habit.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -13,6 +11,7 @@ use ignore::overrides::{Override, OverrideBuilder};
 
 use crate::git;
 use crate::options::Options;
+use crate::text;
 
 /// Never watched.
 const VERSION_CONTROL: [&str; 5] = [".git", ".hg", ".jj", ".svn", ".bzr"];
@@ -208,20 +207,9 @@ fn is_repository(dir: &Path) -> bool {
     dir.join(".git").exists()
 }
 
-/// Lines that make no sense are skipped, as git does. Whoever writes in the tree must not have us wait for a pipe, nor fill
-/// our memory.
+/// Lines that make no sense are skipped, as git does.
 fn read(dir: &Path, file: &Path) -> Option<Gitignore> {
-    const LONGEST: u64 = 1 << 20;
-    let opened = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(file)
-        .ok()?;
-    let mut text = Vec::new();
-    let is_file = opened.metadata().is_ok_and(|found| found.is_file());
-    if !is_file || opened.take(LONGEST).read_to_end(&mut text).is_err() {
-        return None;
-    }
+    let text = text::read(file)?;
     let mut builder = GitignoreBuilder::new(dir);
     for line in String::from_utf8_lossy(&text).lines() {
         let _ = builder.add_line(Some(file.to_owned()), line);

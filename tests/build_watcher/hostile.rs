@@ -3,7 +3,11 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Command;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::project::{Project, succeed, wait_until};
 use crate::support::hostile::{NAME, assert_harmless};
@@ -64,8 +68,65 @@ fn an_ignore_file_that_is_a_pipe_or_has_no_end_is_not_waited_for() {
     let project = Project::new();
     let pipe = project.path("src/part/.ignore");
     succeed(Command::new("mkfifo").arg(&pipe));
-    std::os::unix::fs::symlink("/dev/zero", project.path("src/.ignore")).unwrap();
+    symlink("/dev/zero", project.path("src/.ignore")).unwrap();
     let mut watcher = project.watch(&[], "true");
     project.write("src/main.rs", "fn main() { }\n");
     watcher.await_event("finished");
+}
+
+fn most_memory(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok())
+        .expect("a number")
+}
+
+/// Wherever git would have a file, somebody may put something else, and a watcher that reads it at its beginning, while it
+/// looks at directories, or for each run must end on Ctrl-C all the same.
+#[test]
+fn a_file_of_git_s_that_is_a_pipe_or_has_no_end_is_not_waited_for() {
+    let pipe = |place: &Path| succeed(Command::new("mkfifo").arg(place));
+    let endless = |place: &Path| symlink("/dev/zero", place).expect("a link");
+    for make in [&pipe as &dyn Fn(&Path), &endless] {
+        for place in ["src/part/.git", "src/part/.git/commondir", ".git/commondir", ".git"] {
+            let project = Project::new();
+            let place = project.path(place);
+            fs::create_dir_all(place.parent().expect("a directory")).expect("made");
+            if place.is_dir() {
+                fs::remove_dir_all(&place).expect("removed");
+            }
+            make(&place);
+            let mut watcher = project.begin(&[], &project.counting("true"));
+            let id = Pid::from_raw(watcher.id().cast_signed());
+            let enough = Rlimit {
+                current: Some(1 << 30),
+                maximum: Some(1 << 30),
+            };
+            // Should it fail, this machine has memory left.
+            prlimit(id, Resource::Data, enough).expect("a limit");
+            watcher.await_event("finished");
+            watcher.runs_once(&["changed main.rs", "changed more.rs"], || {
+                project.write("src/main.rs", "fn main() { }\n");
+                project.write("src/part/more.rs", "");
+            });
+            let most = most_memory(watcher.id());
+            assert!(most < 128 << 10, "{most} kB for {}", place.display());
+            assert_eq!(watcher.stop(libc::SIGINT).code(), Some(130));
+        }
+    }
+}
+
+#[test]
+fn a_work_tree_whose_path_is_no_text_has_the_excludes_of_its_repository() {
+    let project = Project::new();
+    let moved = project.outside.path().join(OsStr::from_bytes(b"moved\xff"));
+    fs::rename(project.path(".git"), &moved).expect("moved");
+    let line = [b"gitdir: ", moved.as_os_str().as_bytes(), b"\n"].concat();
+    fs::write(project.path(".git"), line).expect("written");
+    fs::write(moved.join("info/exclude"), "*.private\n").expect("written");
+    let mut watcher = project.watch(&[], "true");
+    watcher.runs_once(&["changed main.rs"], || {
+        project.write("src/one.private", "");
+        project.write("src/main.rs", "fn main() { }\n");
+    });
 }
