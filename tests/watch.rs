@@ -4,10 +4,9 @@ mod support;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use support::hostile::{NAME, assert_harmless};
 use support::wait_until;
@@ -64,16 +63,50 @@ fn names_are_printed_harmlessly_wherever_they_stand() {
 fn a_path_that_can_t_be_watched_is_named_harmlessly() {
     let dir = tempfile::tempdir().expect("a directory");
     for options in [&[][..], &["--recursive"]] {
-        let mut child = Command::new(program())
-            .args(options)
-            .arg(dir.path().join(OsStr::from_bytes(NAME)))
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the example");
-        let mut shown = Vec::new();
-        child.stderr.take().unwrap().read_to_end(&mut shown).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(1));
-        assert!(String::from_utf8_lossy(&shown).contains("owned"));
-        assert_harmless(&shown);
+        let path = dir.path().join(OsStr::from_bytes(NAME));
+        assert_named_harmlessly(Command::new(program()).args(options).arg(path), 1);
+    }
+}
+
+#[test]
+fn an_argument_that_makes_no_sense_is_named_harmlessly() {
+    let bad = "\u{1b}]0;owned\u{7}\nforged\u{202e}\u{3164}";
+    for argument in ["--x", "--backend=", "--for=", "--events=", "--json=", "--backe"] {
+        assert_named_harmlessly(Command::new(program()).arg(format!("{argument}{bad}")), 2);
+    }
+}
+
+/// It ends with this code, and has said why.
+#[track_caller]
+fn assert_named_harmlessly(command: &mut Command, code: i32) {
+    let output = command.output().expect("the example");
+    let shown = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {shown}");
+    assert!(
+        output.stdout.is_empty() && shown.contains("owned"),
+        "{command:?}: {shown}"
+    );
+    assert!(!shown.contains("\nforged"), "{command:?}: {shown}");
+    assert_harmless(&output.stderr);
+}
+
+#[test]
+fn blanks_among_events_are_printed_harmlessly() {
+    let output = Command::new(program())
+        .args(["--for", "0", "--events", "create,\u{85}open\r"])
+        .output()
+        .expect("the example");
+    let shown = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && shown.contains("open"), "{shown}");
+    assert_harmless(&output.stderr);
+}
+
+#[test]
+fn help_is_no_error() {
+    for option in ["-h", "--help"] {
+        let output = Command::new(program()).arg(option).output().expect("the example");
+        assert!(output.status.success() && output.stderr.is_empty());
+        assert!(String::from_utf8_lossy(&output.stdout).contains("--recursive"));
+        assert_harmless(&output.stdout);
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::burst::Effect;
+use crate::terminal::is_harmless;
 
 pub(crate) struct Json;
 
@@ -23,7 +24,7 @@ impl Json {
 fn printable(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for letter in json.chars() {
-        if matches!(letter, '\'' | '"' | '\\') || letter.escape_debug().len() == 1 {
+        if is_harmless(letter) {
             text.push(letter);
         } else {
             let units = letter

@@ -8,7 +8,8 @@
 //!
 //! `scope` and `rules` say what is watched, before a watch is spent on it; `news` reads the tree; `burst` makes one thing
 //! of many changes; `watcher` decides what follows; `command` and `guard` see to it that nothing is left behind; `git`
-//! knows when to wait, and `rounds` when to stop; `text` reads what others may have written; `report` and `json` tell.
+//! knows when to wait, and `rounds` when to stop; `text` reads what others may have written; `report` and `json` tell, and
+//! `terminal` escapes.
 
 #![deny(unsafe_code)]
 
@@ -23,6 +24,8 @@ mod report;
 mod rounds;
 mod rules;
 mod scope;
+#[path = "../watch/terminal.rs"]
+mod terminal;
 mod text;
 mod watcher;
 
@@ -37,7 +40,6 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use ringwatch::ErrorKind;
 use ringwatch::tree::{Cancel, Progress, Tree, Uncovered};
@@ -55,7 +57,10 @@ fn main() -> ExitCode {
     if let Some(code) = guard::serve() {
         return code;
     }
-    let options = Options::parse();
+    let options = match terminal::arguments::<Options>() {
+        Ok(options) => options,
+        Err(code) => return code,
+    };
     let scope = match Scope::new(&options) {
         Ok(scope) => Arc::new(scope),
         Err(fault) => {

@@ -16,6 +16,7 @@ use crate::command::Outcome;
 use crate::json::{Json, text};
 use crate::options::Options;
 use crate::scope::Scope;
+use crate::terminal::printable;
 
 /// Paths that are named one by one.
 const NAMED: usize = 4;
@@ -278,7 +279,7 @@ impl Report {
         } else {
             short
         };
-        printable(&short.to_string_lossy())
+        short.to_string_lossy().into_owned()
     }
 }
 
@@ -286,12 +287,13 @@ impl Report {
 fn print(colour: AnsiColor, verb: &str, what: impl Display) {
     let style: Style = colour.on_default().bold();
     // At once, for what the command says goes to the same place.
-    let line = format!("{style}{verb:>12}{style:#} {what}\n");
+    let line = format!("{style}{verb:>12}{style:#} {}\n", printable(&what.to_string()));
     let _ = anstream::stderr().lock().write_all(line.as_bytes());
 }
 
 pub(crate) fn fail(message: impl Display) {
     let style = BAD.on_default().bold();
+    let message = printable(&message.to_string());
     let _ = writeln!(anstream::stderr().lock(), "{style}error{style:#}: {message}");
 }
 
@@ -316,15 +318,6 @@ fn quoted(word: &str) -> String {
     let is_plain = |letter: char| letter.is_alphanumeric() || "_-./=:,+@%".contains(letter);
     match !word.is_empty() && word.chars().all(is_plain) {
         true => word.to_owned(),
-        false => format!("'{}'", printable(&word.replace('\'', r"'\''"))),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
-}
-
-/// A terminal obeys what it is sent, and letters that reorder or can't be seen deceive: what can't be printed is escaped.
-fn printable(text: &str) -> String {
-    let escaped = |letter: char| match letter {
-        '\'' | '"' | '\\' => letter.to_string(),
-        _ => letter.escape_debug().to_string(),
-    };
-    text.chars().map(escaped).collect()
 }

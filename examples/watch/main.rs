@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod lines;
+mod terminal;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -92,7 +93,10 @@ fn seconds(text: &str) -> Result<Duration, Box<dyn Error + Send + Sync>> {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match terminal::arguments::<Args>() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
     let mask = match events(args.events()) {
         Ok(mask) => mask,
         Err(fault) => {
@@ -279,7 +283,7 @@ fn print(
 
 /// Not `eprintln!`, which panics if nobody reads stderr any more.
 fn say(message: impl Display) {
-    let line = format!("watch: {message}\n");
+    let line = format!("watch: {}\n", terminal::printable(&message.to_string()));
     let _ = io::stderr().write_all(line.as_bytes());
 }
 

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::project::{Project, succeed, wait_until};
+use crate::project::{Project, program, succeed, wait_until};
 use crate::support::hostile::{NAME, assert_harmless};
 
 #[test]
@@ -36,7 +36,7 @@ fn people_and_tools_are_told_of_such_names_harmlessly() {
     for json in [false, true] {
         let project = Project::new();
         let runs = project.outside.path().join("runs");
-        let mut command = Command::new(crate::project::program());
+        let mut command = Command::new(program());
         if json {
             command.arg("--json");
         }
@@ -60,6 +60,63 @@ fn people_and_tools_are_told_of_such_names_harmlessly() {
             String::from_utf8_lossy(&shown)
         );
         assert_harmless(&shown);
+    }
+}
+
+#[test]
+fn what_can_t_be_watched_or_run_is_named_harmlessly() {
+    let bad = "\u{1b}]0;owned\u{7}\nforged\u{202e}\u{3164}";
+    let name = OsStr::from_bytes(NAME);
+    let arguments = |text: &[&str]| text.iter().map(|&text| OsStr::new(text).to_owned()).collect::<Vec<_>>();
+    let mut cases = vec![
+        (vec![name.to_owned(), "--".into(), "true".into()], 2),
+        (vec!["--".into(), name.to_owned()], 127),
+        (arguments(&["--", &format!("{bad}  ")]), 127),
+        (arguments(&["--exclude", "owned[\u{1b}-\u{7}]", "--", "true"]), 2),
+    ];
+    for option in ["--x", "--settle=", "--on-busy=", "--backend=", "--json=", "--postpo"] {
+        cases.push((arguments(&[&format!("{option}{bad}"), "--", "true"]), 2));
+    }
+    for (arguments, code) in cases {
+        let project = Project::new();
+        let output = project.command(&arguments).output().expect("the example");
+        let shown = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {shown}");
+        assert!(
+            output.stdout.is_empty() && shown.contains("owned"),
+            "{arguments:?}: {shown}"
+        );
+        assert!(!shown.contains("\nforged"), "{arguments:?}: {shown}");
+        assert_harmless(&output.stderr);
+    }
+}
+
+#[test]
+fn a_place_to_run_in_that_is_gone_is_named_harmlessly() {
+    let project = Project::new();
+    let base = project.outside.path().join(OsStr::from_bytes(NAME));
+    fs::create_dir(&base).unwrap();
+    let said = project.outside.path().join("said");
+    let mut command = project.command([project.dir.path().as_os_str(), "--".as_ref(), "true".as_ref()]);
+    command.current_dir(&base).stderr(fs::File::create(&said).unwrap());
+    let mut watcher = command.spawn().expect("the example");
+    let has_said = |what: &str| String::from_utf8_lossy(&fs::read(&said).unwrap()).contains(what);
+    wait_until("the first run", || has_said("Finished"));
+    fs::remove_dir(&base).unwrap();
+    project.write("src/main.rs", "fn main() { }\n");
+    wait_until("what is in the way", || has_said("which is gone"));
+    succeed(Command::new("kill").arg(watcher.id().to_string()));
+    watcher.wait().unwrap();
+    assert_harmless(&fs::read(&said).unwrap());
+}
+
+#[test]
+fn help_is_no_error() {
+    for option in ["-h", "--help"] {
+        let output = Command::new(program()).arg(option).output().expect("the example");
+        assert!(output.status.success() && output.stderr.is_empty());
+        assert!(String::from_utf8_lossy(&output.stdout).contains("--on-busy"));
+        assert_harmless(&output.stdout);
     }
 }
 
