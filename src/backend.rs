@@ -6,6 +6,7 @@ use std::str::FromStr;
 use bitflags::bitflags;
 
 use crate::error::Error;
+use crate::shown::Shown;
 
 /// Which way the descriptor is to be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -31,7 +32,7 @@ impl FromStr for Backend {
             _ => Err(Error::text(
                 crate::ErrorKind::InvalidInput,
                 "choose backend",
-                format!("no backend is named {text:?}"),
+                format!("no backend is named {:?}", Shown(text)),
             )
             .mended_by("choose auto, uring or epoll")),
         }

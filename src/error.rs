@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::shown::Shown;
+
 /// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -185,7 +187,7 @@ impl fmt::Display for Error {
         let inner = &*self.0;
         f.write_str(inner.operation)?;
         if let Some(path) = &inner.path {
-            write!(f, " {path:?}")?;
+            write!(f, " {:?}", Shown(path))?;
         }
         match &inner.cause {
             Cause::Os(code) => write!(f, ": {}", os_text(*code))?,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::barrier::Barrier;
 use crate::decode::Record;
 use crate::mask::Mask;
+use crate::shown::Shown;
 use crate::table::Subject;
 use crate::watch::Watch;
 
@@ -172,7 +173,7 @@ fn debug(
 ) -> fmt::Result {
     let mut event = f.debug_struct("Event");
     if let Some(path) = path {
-        event.field("path", &path);
+        event.field("path", &Shown(path));
     }
     event.field("mask", &mask);
     if let Some(cookie) = cookie {

@@ -21,6 +21,7 @@ mod event;
 #[cfg_attr(not(test), doc(hidden))]
 pub mod fuzzing;
 mod inotify;
+mod letters;
 mod limits;
 mod mask;
 #[cfg(doctest)]
@@ -32,6 +33,7 @@ mod queue;
 mod reader;
 #[cfg(feature = "tokio")]
 mod reader_stream;
+mod shown;
 mod stats;
 mod stream;
 mod sync;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::mask::Mask;
+use crate::shown::Shown;
 use crate::sys::fork::Home;
 
 /// A watched file or directory.
@@ -183,7 +184,7 @@ impl Hash for Watch {
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watch")
-            .field("path", &self.path())
+            .field("path", &Shown(self.path()))
             .field("mask", &self.mask())
             .field("ended", &self.is_ended())
             .finish_non_exhaustive()

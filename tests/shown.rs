@@ -11,8 +11,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use ringwatch::tree::{Tree, TreeStream};
-use ringwatch::{Barrier, Error, ErrorKind, Mask};
-use support::hostile::NAME;
+use ringwatch::{Backend, Barrier, Error, ErrorKind, Mask};
+use support::hostile::{NAME, UNSEEN};
 use support::{PATIENCE, on_every_backend};
 
 /// Every control byte, the controls that are longer, letters that reorder, and some that can't be seen.
@@ -21,7 +21,14 @@ fn names() -> Vec<Vec<u8>> {
     let longer = ('\u{80}'..='\u{9f}').collect::<String>();
     let reordering = "\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\u{61c}";
     let unseen = "\u{ad}\u{200b}\u{200d}\u{2028}\u{2029}\u{2060}\u{feff}\u{e0041}\u{e000}";
-    let names = [NAME.to_vec(), controls, longer.into(), reordering.into(), unseen.into()];
+    let names = [
+        NAME.to_vec(),
+        controls,
+        longer.into(),
+        reordering.into(),
+        unseen.into(),
+        UNSEEN.into(),
+    ];
     // Something that may be shown, by which it is seen that the name was.
     names.map(|name| [b"shown", &*name].concat()).into()
 }
@@ -83,6 +90,21 @@ fn what_is_shown_of_a_name_obeys_nobody() {
             assert_error_escaped(&recorder.inotify.rm_watch(&watch).unwrap_err());
         }
     });
+}
+
+#[test]
+fn a_backend_that_there_is_not_is_named_and_obeys_nobody() {
+    for name in names() {
+        let name = String::from_utf8_lossy(&name).replace('\u{fffd}', "");
+        assert_error_escaped(&name.parse::<Backend>().unwrap_err());
+    }
+}
+
+#[test]
+fn letters_that_can_be_seen_are_shown_as_they_are() {
+    let name = "/no/such/Ж漢é ñ'ﷺ🦀";
+    let error = Tree::new(name).unwrap_err();
+    assert!(error.to_string().contains(&format!("\"{name}\"")), "{error}");
 }
 
 /// Holds what is shown of all changes up to the barrier. Answers how many there were, of renames and of what is not covered.

@@ -5,10 +5,11 @@ mod support;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::hostile::{NAME, assert_harmless};
+use serde_json::Value;
+use support::hostile::{NAME, UNSEEN, assert_harmless};
 use support::wait_until;
 
 /// The example, which cargo builds beside the tests.
@@ -20,50 +21,70 @@ fn program() -> PathBuf {
 
 #[test]
 fn names_are_printed_harmlessly_wherever_they_stand() {
-    for options in [
-        &["--stats"][..],
-        &["--json"],
-        &["--reader"],
-        &["--recursive"],
-        &["--recursive", "--json"],
-    ] {
-        let dir = tempfile::tempdir().expect("a directory");
-        // What is watched has such a name itself, and so has what is in it.
-        let watched = dir.path().join(OsStr::from_bytes(NAME));
-        fs::create_dir(&watched).unwrap();
-        let [out, err] = ["out", "err"].map(|name| dir.path().join(name));
-        let mut child = Command::new(program())
-            .args(options)
-            .arg(&watched)
-            .stdout(fs::File::create(&out).unwrap())
-            .stderr(fs::File::create(&err).unwrap())
-            .spawn()
-            .expect("the example");
-        // It says what it watches.
-        wait_until(|| !fs::read(&err).unwrap().is_empty());
-        fs::create_dir(watched.join(OsStr::from_bytes(NAME))).unwrap();
-        wait_until(|| fs::read(&out).unwrap().ends_with(b"\n"));
-        // SAFETY: the call takes numbers, and the process has not been waited for.
-        assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
-        assert!(child.wait().unwrap().success(), "{options:?}");
-        for (shown, what) in [(&out, "owned"), (&err, "owned")] {
-            let shown = fs::read(shown).unwrap();
-            let text = String::from_utf8_lossy(&shown);
-            // As JSON, a path that is no text is numbers.
-            assert!(
-                text.contains(what) || text.contains("27, 93, 48"),
-                "{options:?}: {text}"
-            );
-            assert_harmless(&shown);
+    for name in [NAME, UNSEEN.as_bytes()] {
+        for options in [
+            &["--stats"][..],
+            &["--json"],
+            &["--reader"],
+            &["--recursive"],
+            &["--recursive", "--json"],
+        ] {
+            assert_printed_harmlessly(OsStr::from_bytes(name), options);
         }
+    }
+}
+
+fn assert_printed_harmlessly(name: &OsStr, options: &[&str]) {
+    let dir = tempfile::tempdir().expect("a directory");
+    // What is watched has such a name itself, and so has what is in it.
+    let watched = dir.path().join(name);
+    fs::create_dir(&watched).unwrap();
+    let [out, err] = ["out", "err"].map(|name| dir.path().join(name));
+    let mut child = Command::new(program())
+        .args(options)
+        .arg(&watched)
+        .stdout(fs::File::create(&out).unwrap())
+        .stderr(fs::File::create(&err).unwrap())
+        .spawn()
+        .expect("the example");
+    // It says what it watches.
+    wait_until(|| !fs::read(&err).unwrap().is_empty());
+    let made = watched.join(name);
+    fs::create_dir(&made).unwrap();
+    wait_until(|| fs::read(&out).unwrap().ends_with(b"\n"));
+    // SAFETY: the call takes numbers, and the process has not been waited for.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
+    assert!(child.wait().unwrap().success(), "{options:?}");
+    for shown in [&out, &err] {
+        let shown = fs::read(shown).unwrap();
+        let text = String::from_utf8_lossy(&shown);
+        // As JSON, a path that is no text is numbers.
+        assert!(
+            text.contains("owned") || text.contains("27, 93, 48"),
+            "{options:?}: {text}"
+        );
+        assert_harmless(&shown);
+    }
+    if options.contains(&"--json") {
+        let text = fs::read_to_string(&out).unwrap();
+        let path = |line: &str| path_of(&serde_json::from_str(line).expect("JSON"));
+        assert!(text.lines().map(path).any(|path| path == made), "{text}");
+    }
+}
+
+fn path_of(event: &Value) -> PathBuf {
+    let byte = |byte: &Value| byte.as_u64().expect("a byte") as u8;
+    match &event["path"] {
+        Value::Array(bytes) => Path::new(OsStr::from_bytes(&bytes.iter().map(byte).collect::<Vec<_>>())).to_owned(),
+        path => path.as_str().expect("a path").into(),
     }
 }
 
 #[test]
 fn a_path_that_can_t_be_watched_is_named_harmlessly() {
     let dir = tempfile::tempdir().expect("a directory");
-    for options in [&[][..], &["--recursive"]] {
-        let path = dir.path().join(OsStr::from_bytes(NAME));
+    for (name, options) in [(NAME, &[][..]), (UNSEEN.as_bytes(), &["--recursive"])] {
+        let path = dir.path().join(OsStr::from_bytes(name));
         assert_named_harmlessly(Command::new(program()).args(options).arg(path), 1);
     }
 }

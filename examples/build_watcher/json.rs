@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::burst::Effect;
-use crate::terminal::is_harmless;
+use crate::letters::is_harmless;
 
 pub(crate) struct Json;
 

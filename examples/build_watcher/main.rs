@@ -18,6 +18,8 @@ mod command;
 mod git;
 mod guard;
 mod json;
+#[path = "../../src/letters.rs"]
+mod letters;
 mod news;
 mod options;
 mod report;

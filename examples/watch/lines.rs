@@ -8,6 +8,8 @@ use anstyle::{AnsiColor, Style};
 use ringwatch::tree::{Change, Origin};
 use ringwatch::{Event, EventBatch, Mask};
 
+use crate::letters::is_harmless;
+
 /// What a line shows.
 pub(crate) struct Line<'a> {
     mask: Mask,
@@ -160,20 +162,19 @@ fn add_kinds(out: &mut Vec<u8>, mask: Mask, quote: &str, separator: &str) -> io:
 /// A name is whatever someone else chose, and a terminal obeys what it is sent. So what is printable stays, and the rest
 /// is escaped; the backslash too, or a name could pass for an escaped one.
 fn add_escaped(out: &mut Vec<u8>, path: &Path) -> io::Result<()> {
-    let special = |letter: char| letter.is_ascii_control() || matches!(letter, '\\' | '\'' | '"');
-    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
-        for piece in chunk.valid().split_inclusive(special) {
-            let plain = piece.trim_end_matches(special);
-            if plain.is_ascii() {
-                // Of most paths, all; and several times as fast.
-                out.extend(plain.as_bytes());
-            } else {
-                // This escapes what is left that is not printable: other controls, invisible and reordering letters.
-                write!(out, "{}", plain.escape_debug())?;
-            }
-            match &piece[plain.len()..] {
-                quote @ ("'" | "\"") => out.extend(quote.as_bytes()),
-                other => write!(out, "{}", other.as_bytes().escape_ascii())?,
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.iter().all(is_plain) {
+        // Most paths; and several times as fast.
+        out.extend(bytes);
+        return Ok(());
+    }
+    for chunk in bytes.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            match letter {
+                _ if letter != '\\' && is_harmless(letter) => out.extend(letter.encode_utf8(&mut [0; 4]).as_bytes()),
+                _ if letter.is_ascii() => write!(out, "{}", (letter as u8).escape_ascii())?,
+                _ => write!(out, "{}", letter.escape_unicode())?,
             }
         }
         write!(out, "{}", chunk.invalid().escape_ascii())?;
@@ -188,7 +189,7 @@ fn add_json_string(out: &mut Vec<u8>, text: &str) -> io::Result<()> {
     for letter in text.chars() {
         match letter {
             '"' | '\\' => out.extend([b'\\', letter as u8]),
-            _ if letter == '\'' || letter.escape_debug().len() == 1 => {
+            _ if is_harmless(letter) => {
                 out.extend(letter.encode_utf8(&mut [0; 4]).as_bytes());
             }
             _ => {

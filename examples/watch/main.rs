@@ -14,6 +14,8 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "../../src/letters.rs"]
+mod letters;
 mod lines;
 mod terminal;
 

@@ -8,10 +8,7 @@ use clap::Parser;
 use clap::builder::{StyledStr, Styles};
 use clap::error::{ContextValue, Error};
 
-/// Whether a letter only stands there, to be seen. The others are controls, or reorder what stands around them, or hide.
-pub(crate) fn is_harmless(letter: char) -> bool {
-    matches!(letter, '\'' | '"' | '\\') || letter.escape_debug().len() == 1
-}
+use crate::letters::is_harmless;
 
 /// A line of text, whatever somebody else has chosen to be in it.
 pub(crate) fn printable(text: &str) -> String {

@@ -13,6 +13,7 @@ use crate::backend::Backend;
 use crate::builder::Builder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mask::Mask;
+use crate::shown::Shown;
 
 type Tell = Arc<dyn Fn(&Progress) + Send + Sync>;
 
@@ -243,7 +244,7 @@ pub(super) fn plain(path: &Path) -> Vec<u8> {
 impl fmt::Debug for TreeBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TreeBuilder")
-            .field("roots", &self.roots)
+            .field("roots", &self.roots.iter().map(Shown).collect::<Vec<_>>())
             .field("mask", &self.mask)
             .field("recovery", &self.recovery)
             .field("instance", &self.instance)

@@ -9,6 +9,7 @@ use crate::barrier::Barrier;
 use crate::decode::Record;
 use crate::error::Error;
 use crate::mask::Mask;
+use crate::shown::Shown;
 
 /// How a change came to be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -159,14 +160,14 @@ impl fmt::Debug for Change<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut change = f.debug_struct("Change");
         if let Some(path) = self.path() {
-            change.field("path", &path);
+            change.field("path", &Shown(path));
         }
         change.field("mask", &self.mask());
         if let Some(cookie) = self.cookie() {
             change.field("cookie", &cookie);
         }
         if let Some(from) = self.from {
-            change.field("renamed_from", &from);
+            change.field("renamed_from", &Shown(from));
         }
         if self.moved_out {
             change.field("moved_out", &true);

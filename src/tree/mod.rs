@@ -88,6 +88,7 @@ use crate::backend::BackendReport;
 use crate::barrier::Barrier;
 use crate::causes::marker_error;
 use crate::error::{Error, ErrorKind, Result};
+use crate::shown::Shown;
 use crate::stats::Stats;
 use crate::stream::attach;
 use crate::sys::dir::own_working_directory;
@@ -127,13 +128,22 @@ pub struct Progress {
 }
 
 /// A directory that is not covered, and why.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Uncovered {
     /// Its path.
     pub path: PathBuf,
     /// What is in the way, and what mends it.
     pub error: Error,
+}
+
+impl fmt::Debug for Uncovered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uncovered")
+            .field("path", &Shown(&self.path))
+            .field("error", &self.error)
+            .finish()
+    }
 }
 
 /// A directory with all below it, watched as one.
