@@ -65,7 +65,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -198,7 +198,13 @@ impl fmt::Debug for Uncovered {
 /// looked at for another reason. What is mounted over a single file is not heard of,
 /// and of a mounted directory that could not be covered not that its permissions have changed: that is on request.
 ///
-/// Cheap to clone. It is closed when it and its stream are dropped.
+/// # The end
+///
+/// It is closed when it and its stream are dropped, or by [`close`](Self::close). It ends too if it can't be read any more, or
+/// its thread panics: the stream says why. Either way, what is asked of it from then on is answered with
+/// [`Closed`](ErrorKind::Closed), and never waited for.
+///
+/// Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Tree {
     owner: Arc<Owner>,
@@ -313,13 +319,11 @@ impl Tree {
     /// comes when everything was looked at four times.
     ///
     /// # Errors
-    /// As [`Inotify::barrier`](crate::Inotify::barrier).
+    /// As [`Inotify::barrier`](crate::Inotify::barrier); [`Closed`](ErrorKind::Closed) also once the tree has ended by a failure.
     pub fn barrier(&self) -> Result<Barrier> {
         let shared = &self.owner.shared;
         shared.core.check_home("set barrier")?;
-        if shared.core.feed.queue.is_closed() {
-            return Err(Error::closed("set barrier"));
-        }
+        shared.check_open("set barrier")?;
         let number = shared.marks.barrier().map_err(|cause| marker_error(&cause))?;
         Ok(Barrier {
             instance: shared.core.instance,
@@ -340,14 +344,16 @@ impl Tree {
             // Whoever asked may have gone.
             let _ = tell.send(question(worker));
         });
-        let mut commands = shared.commands.lock().unwrap_or_else(PoisonError::into_inner);
-        commands.push_back(command);
-        drop(commands);
+        shared.command(operation, command)?;
         self.owner.worker.unpark();
-        told.recv().map_err(|_| Error::closed(operation))
+        // It ended meanwhile, perhaps by this question.
+        told.recv().map_err(|_| {
+            let ended = shared.check_open(operation).err();
+            ended.unwrap_or_else(|| Error::closed(operation))
+        })
     }
 
-    /// The roots, as they were given.
+    /// The roots, as they were given. Empty once the tree has ended.
     pub fn roots(&self) -> Vec<PathBuf> {
         let roots = self.ask("list roots", |worker| worker.tracker.roots.clone());
         let path = |root: roots::Root| PathBuf::from(OsString::from_vec(root.path));
@@ -397,7 +403,7 @@ impl Tree {
         self.ask("ask the filter again", Worker::refilter)
     }
 
-    /// The directories that are not covered, and why.
+    /// The directories that are not covered, and why. Empty once the tree has ended.
     pub fn uncovered(&self) -> Vec<Uncovered> {
         let uncovered = self.ask("list uncovered directories", |worker| {
             let Tracker { nodes, uncovered, .. } = &mut worker.tracker;
@@ -460,9 +466,19 @@ impl Tree {
     }
 }
 
+/// However the worker ends, nobody waits for it.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.end(None);
+    }
+}
+
 /// The body of the worker's thread.
 fn work(builder: &TreeBuilder, shared: Arc<Shared>, ready: &SyncSender<Result<()>>) {
     let compares = builder.recovery == Recovery::Diff;
+    let _ended = Ended(Arc::clone(&shared));
     let begin = || -> Result<Worker> {
         let inotify = shared.core.table.fd("open tree")?;
         let mut tracker = Tracker::new(builder.manner(), builder.mask, compares);

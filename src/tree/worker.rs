@@ -2,7 +2,7 @@
 //! hands on what is to be reported.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use super::tracker::{Out, Seen, Tracker};
 use crate::causes::malformed_error;
 use crate::core::Core;
 use crate::decode::{Record, Records};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Limits;
 use crate::mask::Mask;
 use crate::queue::{Taken, add};
@@ -38,9 +38,60 @@ pub(super) struct Shared {
     pub(super) core: Arc<Core>,
     pub(super) outlet: Outlet,
     pub(super) marks: Marks,
-    pub(super) commands: Mutex<VecDeque<Command>>,
+    pub(super) commands: Mutex<Commands>,
     pub(super) counts: Counts,
     pub(super) figures: Figures,
+}
+
+/// What the worker was asked to do and has not begun.
+#[derive(Default)]
+pub(super) struct Commands {
+    waiting: VecDeque<Command>,
+    /// The worker has ended, and why. Nobody would carry anything out any more.
+    ended: Option<String>,
+}
+
+impl Commands {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+impl Shared {
+    fn commands(&self) -> MutexGuard<'_, Commands> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An error once the tree has ended, or is about to.
+    pub(super) fn check_open(&self, operation: &'static str) -> Result<()> {
+        self.open_commands(operation).map(drop)
+    }
+
+    pub(super) fn command(&self, operation: &'static str, command: Command) -> Result<()> {
+        self.open_commands(operation)?.waiting.push_back(command);
+        Ok(())
+    }
+
+    fn open_commands(&self, operation: &'static str) -> Result<MutexGuard<'_, Commands>> {
+        if self.core.feed.queue.is_closed() {
+            return Err(Error::closed(operation));
+        }
+        let commands = self.commands();
+        match &commands.ended {
+            None => Ok(commands),
+            Some(cause) => Err(Error::text(ErrorKind::Closed, operation, cause.clone()).mended_by("open another")),
+        }
+    }
+
+    /// The worker carries out nothing more: whoever waits for an answer has none, and nobody waits from now on.
+    pub(super) fn end(&self, failure: Option<&Error>) {
+        let mut commands = self.commands();
+        commands.ended.get_or_insert_with(|| match failure {
+            Some(error) => format!("this tree has ended: {error}"),
+            None => "this tree has ended".to_owned(),
+        });
+        commands.waiting.clear();
+    }
 }
 
 struct Unpark(Thread);
@@ -180,9 +231,8 @@ impl Worker {
 
     pub(super) fn obey(&mut self) {
         loop {
-            let mut commands = self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(command) = commands.pop_front() else { return };
-            drop(commands);
+            let command = self.shared.commands().waiting.pop_front();
+            let Some(command) = command else { return };
             command(self);
         }
     }
@@ -198,7 +248,11 @@ impl Worker {
             Taken::Failed(failure) => match go_on(&self.shared.core, failure) {
                 // There may be something behind it.
                 Ok(()) => self.waker.wake_by_ref(),
-                Err(error) => self.fail(error),
+                Err(error) => {
+                    // Whoever has the error from the stream sets no barrier any more.
+                    self.shared.end(Some(&error));
+                    self.fail(error);
+                }
             },
             Taken::Closed => self.ended = true,
             Taken::Empty => {}
@@ -336,6 +390,7 @@ impl Worker {
 
     /// The thread ends: whoever waits is told.
     pub(super) fn finish(&mut self, error: Option<Error>) {
+        self.shared.end(error.as_ref().or(self.failure.as_ref()));
         if let Some(error) = error {
             self.shared.outlet.push(Err(error));
         }
@@ -351,4 +406,40 @@ fn most_queued() -> usize {
     const EVENTS: u64 = 16_384;
     let events = Limits::read().map_or(EVENTS, |limits| limits.max_queued_events);
     usize::try_from(events).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+    use crate::tree::Tree;
+
+    /// How long to wait for an answer. It is there to end a test that would hang.
+    const PATIENCE: Duration = Duration::from_secs(120);
+
+    #[test]
+    fn a_tree_that_could_not_be_read_any_more_answers_whatever_is_asked_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::new(dir.path()).unwrap();
+        let mut stream = tree.stream().unwrap();
+        let lost = Error::text(ErrorKind::ReaderFailed, "read events", "events are lost");
+        let lossless = false;
+        tree.feed().queue.fail(lost, lossless);
+        let told = stream.wait_timeout(PATIENCE).unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::ReaderFailed, "{told}");
+        let error = tree.barrier().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+        assert!(error.to_string().contains("events are lost"), "{error}");
+        let (tell, told) = sync_channel(2);
+        let root = dir.path().to_owned();
+        thread::spawn(move || {
+            let _ = tell.send(tree.add_root(root).unwrap_err().kind());
+            assert!(tree.roots().is_empty());
+            let _ = tell.send(tree.refilter().unwrap_err().kind());
+        });
+        for _ in 0..2 {
+            assert_eq!(told.recv_timeout(PATIENCE), Ok(ErrorKind::Closed));
+        }
+    }
 }

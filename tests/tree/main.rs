@@ -6,6 +6,7 @@ mod support;
 mod acts;
 mod coverage;
 mod deep;
+mod ended;
 mod halves;
 mod hostile;
 mod large;
