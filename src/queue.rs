@@ -258,7 +258,7 @@ impl Queue {
     /// The consumer is gone. A stream's driver is told, and frees the place when it has let go.
     pub(crate) fn leave(&self, feed: &Arc<Feed>) {
         let mut state = self.state.lock();
-        state.forget_waker();
+        let waker = state.forget_waker();
         if let Half::Reader(_) = &state.half {
             state.half = Half::Nobody;
         }
@@ -267,6 +267,7 @@ impl Queue {
         if let Some(driver) = driver {
             driver.detach(Arc::clone(feed));
         }
+        drop(waker);
     }
 
     /// The place is free again: nobody reads the descriptor any more.

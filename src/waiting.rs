@@ -39,9 +39,20 @@ impl<S> DerefMut for Waited<S> {
 }
 
 impl<S> Waited<S> {
-    /// The task that waited is gone.
-    pub(crate) fn forget_waker(&mut self) {
-        self.waker = None;
+    /// The task that waited is gone. What this answers is to be dropped once the lock is not held.
+    #[must_use]
+    pub(crate) fn forget_waker(&mut self) -> Option<Waker> {
+        self.waker.take()
+    }
+}
+
+/// Has this one be woken. Answers the one that was there, which is not to be dropped under a lock: it may be the last of a task,
+/// and so drop that, and what a task does then is not ours. It may close the very instance.
+#[must_use]
+pub(crate) fn exchange_waker(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
+    match place {
+        Some(known) if known.will_wake(waker) => None,
+        _ => place.replace(waker.clone()),
     }
 }
 
@@ -79,12 +90,12 @@ impl<S> Awaited<S> {
     pub(crate) fn take<T>(&self, waker: Option<&Waker>, next: impl FnOnce(&mut S) -> Option<T>) -> Option<T> {
         let mut waited = self.lock();
         let taken = next(&mut waited.state);
-        if let (None, Some(waker)) = (&taken, waker) {
-            match &mut waited.waker {
-                Some(known) => known.clone_from(waker),
-                none => *none = Some(waker.clone()),
-            }
-        }
+        let before = match (&taken, waker) {
+            (None, Some(waker)) => exchange_waker(&mut waited.waker, waker),
+            _ => None,
+        };
+        drop(waited);
+        drop(before);
         taken
     }
 

@@ -4,16 +4,18 @@ mod support;
 
 use std::fs;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
 use futures_executor::block_on;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
+use ringwatch::tree::Tree;
 use ringwatch::{
     Backend, BackendKind, ErrorKind, EventBatch, EventStream, Events, Inotify, Mask, OwnedEvent, Reader, Watch,
 };
-use support::{backends, on_every_backend};
+use support::{PATIENCE, backends, on_every_backend};
 
 fn watching(backend: Backend) -> (Inotify, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a directory");
@@ -477,5 +479,61 @@ fn the_reader_thread_has_a_name_blocks_all_signals_and_ends_with_the_last_stream
         }
         drop(first);
         drop(second);
+    }
+}
+
+/// Does something when it is dropped, as a task does that is dropped with its last waker.
+struct AtDrop<F: Fn() + Send + Sync>(F);
+
+impl<F: Fn() + Send + Sync> Wake for AtDrop<F> {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl<F: Fn() + Send + Sync> Drop for AtDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// Polls a stream that has nothing, which keeps the only waker: `at_drop` is done when that is dropped, by a later poll or
+/// with the stream. Fails if that hangs.
+fn drop_the_waker_of<S, F>(what: &str, by_a_poll: bool, mut stream: S, at_drop: F)
+where
+    S: Stream + Unpin + Send + 'static,
+    F: Fn() + Send + Sync + 'static,
+{
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let waker = Waker::from(Arc::new(AtDrop(at_drop)));
+        assert!(stream.poll_next_unpin(&mut Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        if by_a_poll {
+            let _ = stream.poll_next_unpin(&mut Context::from_waker(Waker::noop()));
+        }
+        drop(stream);
+        let _ = tell.send(());
+    });
+    let ended = told.recv_timeout(PATIENCE);
+    ended.unwrap_or_else(|error| panic!("{what}, by a poll: {by_a_poll}: {error}"));
+}
+
+#[test]
+fn a_task_that_is_dropped_with_its_waker_may_close_what_it_waited_for() {
+    for by_a_poll in [true, false] {
+        for &backend in backends() {
+            let (inotify, _dir) = watching(backend);
+            let stream = inotify.stream().expect("a stream");
+            let closing = inotify.clone();
+            drop_the_waker_of("a stream", by_a_poll, stream, move || closing.close());
+            assert!(inotify.is_closed());
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let tree = Tree::new(dir.path()).expect("a tree");
+        let stream = tree.stream().expect("a stream");
+        // What it asks of the tree is among what the stream locks.
+        drop_the_waker_of("a tree's stream", by_a_poll, stream, move || {
+            drop(tree.stream());
+            tree.close();
+        });
     }
 }

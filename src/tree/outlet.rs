@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::batch::TreeBatch;
 use crate::error::Error;
-use crate::waiting::Awaited;
+use crate::waiting::{Awaited, exchange_waker};
 
 /// What the consumer finds.
 #[derive(Debug)]
@@ -66,9 +66,12 @@ impl Outlet {
     fn has_room_below(&self, bound: usize, worker: &Waker) -> bool {
         let mut state = self.state.lock();
         let room = state.queue.len() < bound;
-        if !room {
-            state.worker = Some(worker.clone());
-        }
+        let before = match room {
+            true => None,
+            false => exchange_waker(&mut state.worker, worker),
+        };
+        drop(state);
+        drop(before);
         room
     }
 
@@ -92,19 +95,20 @@ impl Outlet {
     pub(super) fn leave(&self) {
         let mut state = self.state.lock();
         state.read = false;
-        state.forget_waker();
+        let waker = state.forget_waker();
+        drop(state);
+        drop(waker);
     }
 
-    fn next(&self, state: &mut State) -> Option<Next> {
+    /// `room` is who waits for it, if there is some now: to be woken once the lock is not held.
+    fn next(&self, state: &mut State, room: &mut Option<Waker>) -> Option<Next> {
         let item = state.queue.pop_front();
         state.asked_in_vain = item.is_none();
         let Some(item) = item else {
             return state.ended.then_some(Next::Ended);
         };
-        if state.queue.len() < self.bound.div_ceil(2)
-            && let Some(worker) = state.worker.take()
-        {
-            worker.wake();
+        if state.queue.len() < self.bound.div_ceil(2) {
+            *room = state.worker.take();
         }
         Some(match item {
             Ok(batch) => Next::Batch(batch),
@@ -114,13 +118,21 @@ impl Outlet {
 
     /// What comes next. With `waker`, it is woken once that is more than nothing.
     pub(super) fn take(&self, waker: Option<&Waker>) -> Next {
-        let next = self.state.take(waker, |state| self.next(state));
+        let mut room = None;
+        let next = self.state.take(waker, |state| self.next(state, &mut room));
+        if let Some(worker) = room {
+            worker.wake();
+        }
         next.unwrap_or(Next::Empty)
     }
 
     /// What comes next, waiting for it until `deadline`, or for ever.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> Next {
-        let next = self.state.wait(deadline, |state| self.next(state));
+        let mut room = None;
+        let next = self.state.wait(deadline, |state| self.next(state, &mut room));
+        if let Some(worker) = room {
+            worker.wake();
+        }
         next.unwrap_or(Next::Empty)
     }
 }
