@@ -242,6 +242,11 @@ impl Stream for Events {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             if let Some(event) = self.batch.next() {
+                // In a child of `fork` it is the parent's, as is the rest.
+                if let Err(forked) = self.stream.check_home() {
+                    self.batch = Vec::new().into_iter();
+                    return Poll::Ready(Some(Err(forked)));
+                }
                 return Poll::Ready(Some(Ok(event)));
             }
             match ready!(Pin::new(&mut self.stream).poll_next(cx)) {

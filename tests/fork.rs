@@ -17,7 +17,8 @@ use futures_util::FutureExt;
 use futures_util::StreamExt;
 use ringwatch::tree::{Tree, TreeBatch, TreeStream};
 use ringwatch::{
-    Backend, BackendKind, ErrorKind, EventBatch, EventStream, Inotify, Mask, Reader, ReaderStream, Result, Watch,
+    Backend, BackendKind, ErrorKind, EventBatch, EventStream, Events, Inotify, Mask, Reader, ReaderStream, Result,
+    Watch,
 };
 use support::child::in_child;
 use support::kernel::mask_of;
@@ -400,4 +401,38 @@ fn fork_amid_work(backend: Backend) {
             join(child);
         }
     });
+}
+
+fn assert_next(events: &mut Events, expected: usize) {
+    let event = futures_executor::block_on(events.next());
+    let event = event.expect("it goes on").expect("an event");
+    assert_eq!(event.name().expect("a name"), expected.to_string().as_str());
+}
+
+#[test]
+fn events_one_by_one_end_in_the_child_also_amid_a_batch() {
+    in_child(
+        "events_one_by_one_end_in_the_child_also_amid_a_batch",
+        |_| {},
+        || {
+            for &backend in backends() {
+                let dir = tempfile::tempdir().expect("a directory");
+                let inotify = Inotify::builder().backend(backend).build().expect("an instance");
+                inotify.add_watch(dir.path(), Mask::CREATE).expect("a watch");
+                make(dir.path(), 0..3);
+                let mut events = inotify.stream().expect("a stream").events();
+                assert_next(&mut events, 0);
+                join(fork(|| {
+                    // SAFETY: the parent's own is not touched: this is another process.
+                    let mut events = unsafe { std::ptr::read(&raw const events) };
+                    let mut next = || events.next().now_or_never().expect("at once");
+                    let error = next().expect("an error").unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::Forked, "{error}");
+                    assert!(next().is_none());
+                }));
+                assert_next(&mut events, 1);
+                assert_next(&mut events, 2);
+            }
+        },
+    );
 }
