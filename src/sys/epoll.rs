@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::checked;
 use super::inotify::LARGEST_RECORD;
+use super::lane::MOST_FRUITLESS;
 use super::notifier::Notifier;
 use super::pool::Buffer;
 use crate::engine::{Pace, Source, SourceId, Wait};
@@ -46,6 +47,8 @@ struct Lane {
     spare: Option<Buffer>,
     /// Whether the pool was empty, so that readiness is not asked for.
     starved: bool,
+    /// Reads in a row that brought nothing and did not say that there is nothing.
+    fruitless: u32,
 }
 
 impl Epoll {
@@ -83,6 +86,7 @@ impl Epoll {
             source,
             spare: None,
             starved: false,
+            fruitless: 0,
         });
         Ok(SourceId(id))
     }
@@ -163,11 +167,19 @@ impl Epoll {
                 }
                 break;
             };
-            let length = match lane.source.fd.read(buffer.spare()) {
+            let length = match lane.read(&mut buffer) {
                 Ok(Some(length)) if length > 0 && buffer.advance(length) => length,
-                Ok(_) => {
+                Ok(None) => {
                     lane.spare = Some(buffer);
+                    lane.fruitless = 0;
                     look = look.min(Look::All);
+                    break;
+                }
+                Ok(Some(_)) => {
+                    lane.spare = Some(buffer);
+                    lane.read_in_vain(&self.poll);
+                    // There is something, or the read would have said that there is not.
+                    look = Look::Part;
                     break;
                 }
                 Err(error) => {
@@ -175,6 +187,7 @@ impl Epoll {
                     break;
                 }
             };
+            lane.fruitless = 0;
             if look == Look::Nothing {
                 add(&lane.source.feed.counters.wakeups, 1);
             }
@@ -195,6 +208,22 @@ impl Epoll {
 }
 
 impl Lane {
+    fn read(&self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
+        #[cfg(test)]
+        if self.source.feed.faults.of_plain_read() {
+            return Ok(Some(0));
+        }
+        self.source.fd.read(buffer.spare())
+    }
+
+    /// No kernel is known to end a read so. The descriptor stays ready, so it is tried again at once, but not for ever.
+    fn read_in_vain(&mut self, poll: &EpollFd) {
+        self.fruitless += 1;
+        if self.fruitless > MOST_FRUITLESS {
+            self.fail(poll, &io::Error::from_raw_os_error(libc::EIO));
+        }
+    }
+
     fn fail(&mut self, poll: &EpollFd, cause: &io::Error) {
         // It fails only if it is not registered, which is what is wanted.
         let _ = poll.remove(self.source.fd.as_fd());

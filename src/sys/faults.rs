@@ -18,7 +18,7 @@ pub(crate) enum Fault {
     End(i32),
     /// The read ends behind the first events, as a multishot read may at any time.
     Short,
-    /// The read takes a buffer and brings nothing. It is one of `/dev/null`.
+    /// The read takes a buffer and brings nothing. It is one of `/dev/null`. With epoll it answers 0.
     Nothing,
     /// The read is said to have brought more than the buffer holds.
     Long,
@@ -76,6 +76,11 @@ impl Faults {
 
     pub(super) fn of_read(&self) -> Option<Fault> {
         self.take(|fault| (!matches!(fault, Fault::Cancel(_) | Fault::Wake(_))).then_some(fault))
+    }
+
+    /// Whether the read of a lane without a ring is to bring nothing.
+    pub(super) fn of_plain_read(&self) -> bool {
+        self.take(|fault| (fault == Fault::Nothing).then_some(())).is_some()
     }
 
     pub(super) fn of_cancel(&self) -> Option<Cancel> {
@@ -377,6 +382,19 @@ mod tests {
         each(&some.repeat(10), |_, outcome| {
             assert_eq!(outcome.unwrap(), BackendKind::Uring)
         });
+    }
+
+    #[test]
+    fn a_read_without_a_ring_that_brings_nothing_is_made_again_but_not_for_ever() {
+        for &way in WAYS {
+            for times in [1, 5, 60] {
+                let outcome = read(Backend::Epoll, way, &vec![Nothing; times]);
+                assert_eq!(outcome.unwrap(), BackendKind::Epoll, "{way:?}, {times} times");
+            }
+            let error = read(Backend::Epoll, way, &[Nothing; 100]).expect_err("it spins");
+            let told = (error.operation(), error.raw_os_error());
+            assert_eq!(told, ("read events through epoll", Some(libc::EIO)), "{way:?}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind};
 use crate::queue::add;
 
 /// Ends of a read in a row that brought neither events nor a reason not to try again.
-const MOST_FRUITLESS: u32 = 64;
+pub(super) const MOST_FRUITLESS: u32 = 64;
 
 /// One source, its provided-buffer ring, and the buffers lent to the kernel through it.
 pub(super) struct Lane {
