@@ -75,8 +75,11 @@ impl Builder {
         self
     }
 
-    /// How large a buffer is, in bytes: at least 272, the largest event. 16,384 by default: what a core's nearest cache
-    /// holds twice. With larger ones a full queue costs more an event, not less.
+    /// How large a buffer is, in bytes: at least 272, the largest event where names have at most 255 bytes. 16,384 by
+    /// default: what a core's nearest cache holds twice. With larger ones a full queue costs more an event, not less.
+    ///
+    /// Some file systems have longer names: vfat, exFAT, NTFS and SMB up to 765 bytes, FUSE more. A buffer that is too small for
+    /// the next event ends the reading with an error; one of 4,112 bytes never is.
     pub fn buffer_size(mut self, bytes: usize) -> Self {
         self.buffer_size = bytes;
         self

@@ -102,7 +102,8 @@ impl TreeBuilder {
     /// later, and again of those that are renamed. A directory that is not wanted is reported as an entry of the one above
     /// it, and nothing below it.
     ///
-    /// It is called from several threads, and should be quick.
+    /// It is called from several threads, in the working directory that the process had when the tree was opened, and should be
+    /// quick. If it panics, the tree ends with [`ReaderFailed`](ErrorKind::ReaderFailed).
     pub fn filter(mut self, wanted: impl Fn(&Path) -> bool + Send + Sync + 'static) -> Self {
         self.filter = Some(Arc::new(wanted));
         self
@@ -157,7 +158,7 @@ impl TreeBuilder {
         self
     }
 
-    /// As [`Builder::buffers`]; and as many batches may wait to be taken.
+    /// As [`Builder::buffers`], but 128 by default; and as many batches may wait to be taken.
     ///
     /// While the other half of a rename is looked for and all buffers are full, what is in them is copied, as far as needed:
     /// at most what the kernel can have queued, [`max_queued_events`](crate::Limits::max_queued_events) × 272 bytes.

@@ -118,7 +118,10 @@ impl<'a> Change<'a> {
 
     /// Why the directory at [`path`](Self::path) can't be covered, if this is what the change says. Its mask is empty but
     /// for [`ISDIR`](Mask::ISDIR). Nothing is known of what is in it: if that was covered before, it is reported as gone and
-    /// made first. If it is covered again, what is in it then is found, and reported.
+    /// made first, but for a root, which is in nothing. If it is covered again, what is in it then is found, and reported.
+    ///
+    /// Only if the [operation](Error::operation) that failed is `look into directory`, it is covered as it was, and what was
+    /// reported of it stands: it may not be searched, so that nobody can tell of some of its entries whether they are there.
     pub fn uncovered(&self) -> Option<&'a Error> {
         self.error
     }

@@ -13,7 +13,7 @@ pub struct TreeStats {
     pub instance: Stats,
     /// Directories that are watched.
     pub directories: usize,
-    /// Files that are known by name: with [`Recovery::Diff`], all.
+    /// Files that are known by name: with [`Recovery::Diff`](super::Recovery::Diff), all.
     pub files: usize,
     /// Directories that are not covered.
     pub uncovered: usize,

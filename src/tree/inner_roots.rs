@@ -285,6 +285,20 @@ impl Tracker {
         }
     }
 
+    /// Roots to whose directories their paths lead no more, which nobody may have told.
+    pub(super) fn say_displaced_roots(&mut self, out: &mut Out<'_>) {
+        let mut roots: Vec<_> = self.roots.iter().map(|root| root.node).collect();
+        roots.sort_unstable();
+        roots.dedup();
+        for root in roots {
+            if self.nodes.get(root).state == State::Watched
+                && let Err(Instead::Nothing | Instead::Another) = self.is_in_place(root)
+            {
+                self.root_gone(root, "its path leads elsewhere", out);
+            }
+        }
+    }
+
     /// A directory that a root covers, as a whole or for some files, is to be covered by another: it gives its watch to that.
     pub(super) fn yield_root(&mut self, root: Id, to: Id) {
         // That takes it, unless it goes before.

@@ -148,6 +148,9 @@ impl fmt::Debug for Uncovered {
 
 /// A directory with all below it, watched as one.
 ///
+/// A relative path of a root, also of one that is [added](Self::add_root) later, begins in the directory in which the process
+/// was when the tree was opened.
+///
 /// ```
 /// use ringwatch::tree::Tree;
 ///
@@ -186,6 +189,8 @@ impl fmt::Debug for Uncovered {
 ///
 /// - That a directory *above* a root was renamed. Changes are reported under the old path as long as no directory is to be
 ///   looked at; one that is, is said to be uncovered, as its path leads elsewhere. Add the root again under its present path.
+/// - That a root was deleted, as long as somebody holds it open, or something that was in it: it is told when that is let go. Until
+///   then [`retry_uncovered`](Self::retry_uncovered) finds out, and what is under that path now.
 ///
 /// # Mounts
 ///
@@ -417,15 +422,13 @@ impl Tree {
         uncovered.unwrap_or_default()
     }
 
-    /// Tries again to cover what is not covered. What comes of it is told in the stream: what is there, or once more why not.
+    /// Tries again to cover what is not covered, roots included to whose directories their paths lead no more. What comes of it is
+    /// told in the stream: what is there, or once more why not.
     ///
     /// # Errors
     /// [`Closed`](ErrorKind::Closed).
     pub fn retry_uncovered(&self) -> Result<()> {
-        self.ask("retry uncovered directories", |worker| {
-            let uncovered = std::mem::take(&mut worker.tracker.uncovered);
-            uncovered.into_keys().for_each(|id| worker.tracker.try_again(id));
-        })
+        self.ask("retry uncovered directories", Worker::retry_uncovered)
     }
 
     /// Which backend reads the events, and why not the better one.

@@ -105,6 +105,19 @@ impl Worker {
         self.hand_on(None, draft);
     }
 
+    pub(super) fn retry_uncovered(&mut self) {
+        let mut draft = self.begin();
+        let out = &mut Out {
+            draft: &mut draft,
+            memory: &mut self.memory,
+            spill: None,
+        };
+        self.tracker.say_displaced_roots(out);
+        self.hand_on(None, draft);
+        let uncovered = std::mem::take(&mut self.tracker.uncovered);
+        uncovered.into_keys().for_each(|id| self.tracker.try_again(id));
+    }
+
     pub(super) fn mark(&mut self, mark: Mark) {
         if self.set(mark).is_none() {
             self.unmarked.push(mark);
@@ -158,6 +171,8 @@ impl Worker {
 
     /// The tree ends with this.
     pub(super) fn fail(&mut self, error: Error) {
+        // Whoever has the error from the stream sets no barrier any more.
+        self.shared.end(Some(&error));
         self.failure = Some(error.clone());
         self.shared.outlet.push(Err(error));
         self.ended = true;

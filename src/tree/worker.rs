@@ -248,11 +248,7 @@ impl Worker {
             Taken::Failed(failure) => match go_on(&self.shared.core, failure) {
                 // There may be something behind it.
                 Ok(()) => self.waker.wake_by_ref(),
-                Err(error) => {
-                    // Whoever has the error from the stream sets no barrier any more.
-                    self.shared.end(Some(&error));
-                    self.fail(error);
-                }
+                Err(error) => self.fail(error),
             },
             Taken::Closed => self.ended = true,
             Taken::Empty => {}

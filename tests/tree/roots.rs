@@ -484,3 +484,27 @@ fn what_another_root_has_told_where_a_root_was_is_told_again_behind_that() {
         assert_watched_exactly(&place);
     }
 }
+
+/// The kernel tells of that only when the inode goes.
+#[test]
+fn a_root_that_is_deleted_while_a_file_in_it_is_open_is_found_out_on_request() {
+    for awaits in [false, true] {
+        let (_dir, place) = place();
+        let root = place.join("root");
+        fs::create_dir(&root).unwrap();
+        let held = fs::File::create(root.join("old")).unwrap();
+        let mut watched = watch(Tree::builder(&root).await_missing_roots(awaits));
+        fs::remove_dir_all(&root).unwrap();
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("new"), "").unwrap();
+        watched.changes();
+        watched.tree.retry_uncovered().unwrap();
+        let changes = watched.changes();
+        assert!(changes.iter().any(|change| change.uncovered().is_some()), "{changes:?}");
+        assert_eq!(paths(&changes, Mask::CREATE), [root.join("new")]);
+        drop(held);
+        fs::write(root.join("newer"), "").unwrap();
+        assert_eq!(made(&mut watched), [root.join("newer")]);
+        assert!(watched.tree.uncovered().is_empty());
+    }
+}
