@@ -1,9 +1,47 @@
 //! How a tree stands, in figures.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::worker::Worker;
+use crate::error::Error;
+use crate::shown::Shown;
 use crate::stats::Stats;
+
+/// How far [`TreeBuilder::open`](super::TreeBuilder::open) is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Directories that were looked at.
+    pub directories: usize,
+    /// Watches that were made.
+    pub watches: usize,
+    /// Directories that could not be watched or listed.
+    pub errors: usize,
+    /// Time since it began.
+    pub elapsed: Duration,
+}
+
+/// A directory that is not covered, and why.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Uncovered {
+    /// Its path.
+    pub path: PathBuf,
+    /// What is in the way, and what mends it.
+    pub error: Error,
+}
+
+impl fmt::Debug for Uncovered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uncovered")
+            .field("path", &Shown(&self.path))
+            .field("error", &self.error)
+            .finish()
+    }
+}
 
 /// Figures of a tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -72,7 +72,8 @@ use std::time::{Duration, Instant};
 pub use self::batch::{Changes, TreeBatch};
 pub use self::builder::{Cancel, TreeBuilder};
 pub use self::change::{Change, Origin, OwnedChange};
-pub use self::figures::TreeStats;
+pub use self::figures::{Progress, TreeStats, Uncovered};
+pub use self::recovery::Recovery;
 pub use self::stream::TreeStream;
 
 use self::crawl::Counts;
@@ -88,63 +89,11 @@ use crate::backend::BackendReport;
 use crate::barrier::Barrier;
 use crate::causes::marker_error;
 use crate::error::{Error, ErrorKind, Result};
-use crate::shown::Shown;
 use crate::stats::Stats;
 use crate::stream::attach;
 use crate::sys::dir::own_working_directory;
 use crate::sys::rlimit;
 use crate::sys::thread::spawn_without_signals;
-
-/// What is done when the kernel's queue overflows and events are lost.
-///
-/// Either way the loss is reported in its place, all directories are looked at again, and the watches are made right. When
-/// the loss is reported the watches are in place, so whoever looks then misses nothing. That takes about as long as opening
-/// did; `cargo bench --bench tree` measures it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Recovery {
-    /// Nothing more: what has changed is for the user to find. Costs no memory for files.
-    #[default]
-    Mark,
-    /// What has changed is found and reported as [`Origin::Scan`]: what appeared, disappeared, and files of another size,
-    /// time of modification or inode. Costs 48 bytes a file beside its name, and the time to ask for each file's
-    /// status when it is first seen.
-    ///
-    /// A file that was written since it was last looked at is reported as modified, also if its events were not lost.
-    Diff,
-}
-
-/// How far [`TreeBuilder::open`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// Directories that were looked at.
-    pub directories: usize,
-    /// Watches that were made.
-    pub watches: usize,
-    /// Directories that could not be watched or listed.
-    pub errors: usize,
-    /// Time since it began.
-    pub elapsed: Duration,
-}
-
-/// A directory that is not covered, and why.
-#[derive(Clone)]
-#[non_exhaustive]
-pub struct Uncovered {
-    /// Its path.
-    pub path: PathBuf,
-    /// What is in the way, and what mends it.
-    pub error: Error,
-}
-
-impl fmt::Debug for Uncovered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Uncovered")
-            .field("path", &Shown(&self.path))
-            .field("error", &self.error)
-            .finish()
-    }
-}
 
 /// A directory with all below it, watched as one.
 ///
@@ -175,6 +124,20 @@ impl fmt::Debug for Uncovered {
 /// assert!(seen.contains(&path.join("a/b/file")));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// # To know what is there
+///
+/// Take what is there when the tree is open, and then change by change:
+///
+/// - `CREATE` and `MOVED_TO` put an entry in its place; with [`renamed_from`](Change::renamed_from), the one that was there, with all
+///   below. `DELETE` and `MOVED_FROM` take it away, with all below. What has no such bit changes no entry, and may be about one that
+///   came and went before it was seen.
+/// - A root in another keeps what was told of it when its own directory is told of.
+/// - Of a root that is [uncovered](Change::uncovered) nothing is known any more; anything else is then reported as gone and made
+///   first.
+///
+/// With that, behind a [`barrier`](Self::barrier) that is set once nothing happens any more, all entries are those on the disk; behind
+/// an overflow with [`Recovery::Diff`], or if everything is looked at again with [`Recovery::Mark`].
 ///
 /// # What can't be covered
 ///
