@@ -240,7 +240,7 @@ impl Tracker {
             if !is_whole || !self.is_named_alike(node, by) || !self.nodes.has_room() {
                 continue;
             }
-            self.nodes.remove(node);
+            self.forget(node);
             self.nodes.relink(by, NONE, &path);
             self.crossings.remove(&by);
             for known in self.roots.iter_mut().filter(|known| known.node == node) {

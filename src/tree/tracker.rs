@@ -458,7 +458,7 @@ impl Tracker {
         }
     }
 
-    fn forget(&mut self, id: Id) {
+    pub(super) fn forget(&mut self, id: Id) {
         self.doubts.remove_all(id);
         self.uncover_within(id);
         self.uncovered.remove(&id);
