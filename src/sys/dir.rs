@@ -127,12 +127,12 @@ impl Dir {
     }
 }
 
-/// A thread that goes into the directories which it watches, and comes back: relative paths are looked up from where it was,
-/// and what a user has it do runs there.
+/// A thread that goes into the directories which it watches. Relative paths are looked up from its home, and what a user has it
+/// do runs there: before either it comes back.
 #[derive(Debug)]
 pub(crate) struct Roamer<'a> {
     home: &'a Dir,
-    is_astray: bool,
+    is_away: bool,
 }
 
 impl<'a> Roamer<'a> {
@@ -140,21 +140,24 @@ impl<'a> Roamer<'a> {
     /// sandbox may deny it.
     pub(crate) fn new(home: &'a Dir) -> Option<Self> {
         let can_return = own_working_directory() && home.enter().is_ok();
-        can_return.then_some(Self { home, is_astray: false })
+        can_return.then_some(Self { home, is_away: false })
     }
 
     /// As [`Dir::watch`], by going there: faster, as it takes no way through `/proc`. It needs the right to search the
     /// directory.
     pub(crate) fn watch(&mut self, dir: &Dir, inotify: &InotifyFd, mask: Mask) -> io::Result<i32> {
         dir.enter()?;
-        let watched = inotify.add_watch(c".", mask);
-        self.is_astray = self.home.enter().is_err();
-        watched
+        self.is_away = true;
+        inotify.add_watch(c".", mask)
     }
 
-    /// Whether it did not come back. Then this thread is to look up nothing more.
-    pub(crate) fn is_astray(&self) -> bool {
-        self.is_astray
+    /// Fails if the way back is closed.
+    pub(crate) fn come_home(&mut self) -> io::Result<()> {
+        if self.is_away {
+            self.home.enter()?;
+            self.is_away = false;
+        }
+        Ok(())
     }
 }
 

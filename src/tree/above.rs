@@ -184,11 +184,16 @@ impl OpenDirs {
         }
     }
 
-    /// The directory, opened again if need be.
-    pub(super) fn get(&self, above: &Arc<Above>) -> Result<Arc<Dir>, Outcome> {
+    /// The directory, opened again if need be; by its path only once `come_home` has gone to where that may begin.
+    pub(super) fn get(
+        &self,
+        above: &Arc<Above>,
+        come_home: impl FnOnce() -> io::Result<()>,
+    ) -> Result<Arc<Dir>, Outcome> {
         if let Some(dir) = above.open_dir() {
             return Ok(dir);
         }
+        come_home().map_err(|error| Outcome::Failed(errno(&error)))?;
         // Up to one that is open or has a path, and down again.
         let mut closed: Vec<&Arc<Above>> = Vec::new();
         let mut at = above;

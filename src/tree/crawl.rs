@@ -207,9 +207,6 @@ pub(super) fn crawl(
         parts: Mutex::new(Vec::new()),
     };
     thread::scope(|scope| labour(scope, &shared, first, Role::First));
-    // Unless helpers went astray.
-    shared.threads.store(shared.most_threads, Ordering::Relaxed);
-    thread::scope(|scope| labour(scope, &shared, Part::default(), Role::First));
     let is_cancelled = shared.is_cancelled();
     let parts = shared.parts.into_inner().unwrap_or_else(PoisonError::into_inner);
     if is_cancelled {
@@ -307,7 +304,6 @@ fn labour<'scope, 'env: 'scope>(
                 let begun = hire(scope, shared, role_of_next);
                 replaced = begun && role == Role::First;
             }
-            replaced |= looker.is_astray();
             if replaced {
                 shared.give(looker.stack.drain(..));
             } else if waiting > 1 && shared.hungry.load(Ordering::Relaxed) {

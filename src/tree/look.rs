@@ -61,11 +61,6 @@ impl<'a> Looker<'a> {
         self.roamer.is_some()
     }
 
-    /// Whether it can't tell any more where relative paths begin.
-    pub(super) fn is_astray(&self) -> bool {
-        self.roamer.as_ref().is_some_and(Roamer::is_astray)
-    }
-
     /// Watches one directory, then lists it.
     pub(super) fn look(&mut self, work: &Work) {
         let shared = self.shared;
@@ -106,7 +101,7 @@ impl<'a> Looker<'a> {
         if found.outcome == Outcome::Vanished
             && !work.link
             && !work.above.is_unneeded()
-            && let Ok(above) = shared.open.get(&work.above)
+            && let Ok(above) = shared.open.get(&work.above, || come_home(&mut self.roamer))
         {
             // Its deletion is to be queued before the marker of this session, or it would be reported twice.
             above.wait_for_change();
@@ -147,8 +142,12 @@ impl<'a> Looker<'a> {
             false => Outcome::Failed(errno(&error)),
         };
         let dir = match work.above.is_unneeded() {
-            false => open.get(&work.above)?.open(work.name(), work.link),
-            true => Dir::find(work.name().to_bytes()).and_then(|root| root.open(c".", true)),
+            false => open
+                .get(&work.above, || come_home(&mut self.roamer))?
+                .open(work.name(), work.link),
+            true => come_home(&mut self.roamer)
+                .and_then(|()| Dir::find(work.name().to_bytes()))
+                .and_then(|root| root.open(c".", true)),
         };
         let dir = dir.map_err(failed)?;
         let identity = dir.identity().map_err(failed)?;
@@ -169,6 +168,9 @@ impl<'a> Looker<'a> {
     }
 
     fn list(&mut self, dir: &Dir, work: &Work) -> io::Result<()> {
+        if self.shared.manner.filter.is_some() {
+            come_home(&mut self.roamer)?;
+        }
         let mut room = std::mem::take(&mut self.room);
         let listed = self.list_into(&mut room, dir, work);
         self.room = room;
@@ -263,6 +265,11 @@ impl<'a> Looker<'a> {
         self.stack[place..].reverse();
         self.names.clear();
     }
+}
+
+/// Where relative paths begin, and filters run.
+fn come_home(roamer: &mut Option<Roamer<'_>>) -> io::Result<()> {
+    roamer.as_mut().map_or(Ok(()), Roamer::come_home)
 }
 
 /// A listing that was not to be had whole.
