@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::ffi::CStr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Scope};
 
 use super::above::{Above, OpenDirs, Parent};
@@ -91,7 +91,7 @@ pub(super) struct Shared<'a> {
     /// Whether what is watched by this descriptor has its place in the tree.
     pub(super) known: &'a (dyn Fn(i32) -> bool + Sync),
     /// Where relative paths begin.
-    pub(super) home: Option<Dir>,
+    home: OnceLock<Option<Dir>>,
     pub(super) open: OpenDirs,
     met: Mutex<HashSet<i32>>,
     pub(super) next: AtomicU32,
@@ -117,6 +117,11 @@ impl Shared<'_> {
     pub(super) fn is_first(&self, wd: i32) -> bool {
         let met = || self.met.lock().unwrap_or_else(PoisonError::into_inner);
         !self.manner.follow_links || met().insert(wd)
+    }
+
+    /// Where helpers are to come back to, once there are any.
+    pub(super) fn home(&self) -> Option<&Dir> {
+        self.home.get()?.as_ref()
     }
 
     fn is_cancelled(&self) -> bool {
@@ -195,7 +200,7 @@ pub(super) fn crawl(
         counts,
         cancelled,
         known,
-        home: Dir::find(b".").ok(),
+        home: OnceLock::new(),
         open: OpenDirs::default(),
         met: Mutex::default(),
         next,
@@ -323,6 +328,10 @@ fn hire<'scope, 'env: 'scope>(scope: &'scope Scope<'scope, 'env>, shared: &'env 
     if shared.threads.fetch_add(1, Ordering::Relaxed) >= shared.most_threads {
         shared.threads.fetch_sub(1, Ordering::Relaxed);
         return false;
+    }
+    if role == Role::Helper {
+        // This thread is there itself.
+        shared.home.get_or_init(|| Dir::find(b".").ok());
     }
     let helper = thread::Builder::new().name("ringwatch-crawl".into());
     let begun = helper.spawn_scoped(scope, move || labour(scope, shared, Part::default(), role));

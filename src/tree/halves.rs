@@ -1,7 +1,7 @@
 //! The other half of a rename, and waiting for it.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
@@ -9,9 +9,8 @@ use super::ahead::Partner;
 use super::batch::Draft;
 use super::marks::Mark;
 use super::read::Read;
-use super::spill::Spill;
 use super::survey::AGAIN;
-use super::tracker::{Out, Seen};
+use super::tracker::Seen;
 use super::worker::Worker;
 use crate::decode::Records;
 use crate::sys::inotify::LARGEST_RECORD;
@@ -71,27 +70,19 @@ impl Worker {
                 break None;
             }
         };
-        let out = &mut Out {
-            draft,
-            memory: &mut self.memory,
-            spill: Some(Spill {
-                shared: &self.shared,
-                shelf: &self.shelf,
-                waker: self.opened.then_some(&self.waker),
-                buffer: Some(buffer),
-            }),
+        let Some((other, at)) = partner else {
+            let (tracker, mut out) = self.reporting(draft, Some(buffer));
+            return tracker.moved_out(from, &mut out);
         };
-        let Some((buffer, at)) = partner else {
-            return self.tracker.moved_out(from, out);
-        };
-        let mut records = Records::new(buffer.filled().get(at as usize..).unwrap_or_default());
+        let mut records = Records::new(other.filled().get(at as usize..).unwrap_or_default());
         let Some(Ok(record)) = records.next() else { return };
-        let same = self.ahead.front().is_some_and(|front| Arc::ptr_eq(&front, &buffer));
+        let same = self.ahead.front().is_some_and(|front| Arc::ptr_eq(&front, &other));
         let to = Seen {
             record,
             at: same.then_some(at),
         };
-        self.tracker.renamed(from, to, out);
+        let (tracker, mut out) = self.reporting(draft, Some(buffer));
+        tracker.renamed(from, to, &mut out);
     }
 
     /// Has the search for this rename end, and for all others that were read and have no other half so far. Answers the marker.
@@ -132,7 +123,7 @@ impl Worker {
             if self.ended || none_left {
                 return false;
             }
-            if self.is_asked() {
+            if self.shared.is_asked() {
                 // What was reported up to here comes before what that reports.
                 self.divide(buffer, draft);
                 self.obey();
@@ -143,11 +134,6 @@ impl Worker {
                 return true;
             }
         }
-    }
-
-    pub(super) fn is_asked(&self) -> bool {
-        let commands = self.shared.commands.lock();
-        !commands.unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 }
 

@@ -287,10 +287,7 @@ impl Tracker {
 
     /// Roots to whose directories their paths lead no more, which nobody may have told.
     pub(super) fn say_displaced_roots(&mut self, out: &mut Out<'_>) {
-        let mut roots: Vec<_> = self.roots.iter().map(|root| root.node).collect();
-        roots.sort_unstable();
-        roots.dedup();
-        for root in roots {
+        for root in self.root_nodes() {
             if self.nodes.get(root).state == State::Watched
                 && let Err(Instead::Nothing | Instead::Another) = self.is_in_place(root)
             {

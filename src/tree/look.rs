@@ -50,7 +50,7 @@ impl<'a> Looker<'a> {
             part,
             stack: Vec::new(),
             room: vec![0; 32 * 1024],
-            roamer: shared.home.as_ref().filter(|_| may_roam).and_then(Roamer::new),
+            roamer: shared.home().filter(|_| may_roam).and_then(Roamer::new),
             below: Vec::new(),
             names: Vec::new(),
             relative: Vec::new(),

@@ -238,10 +238,7 @@ impl Tracker {
         };
         match self.manner.follow_links {
             true => self.nodes.all().filter(is_top).collect(),
-            false => {
-                let roots: BTreeSet<_> = self.roots.iter().map(|root| root.node).collect();
-                roots.into_iter().collect()
-            }
+            false => self.root_nodes().into_iter().collect(),
         }
     }
 

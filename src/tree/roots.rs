@@ -4,6 +4,7 @@
 //! link to a file, that is the directory of the file.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -229,6 +230,11 @@ impl Tracker {
         self.roots
             .iter()
             .filter(move |root| root.file.is_some() && (root.node == dir || is_shared && root.within == Some(dir)))
+    }
+
+    /// The directories of roots, each once: that of several files is one.
+    pub(super) fn root_nodes(&self) -> BTreeSet<Id> {
+        self.roots.iter().map(|root| root.node).collect()
     }
 
     /// The entries that a directory is watched for.

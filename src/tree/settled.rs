@@ -11,8 +11,6 @@ use super::batch::Draft;
 use super::nodes::State;
 use super::read::Read;
 use super::roots::Root;
-use super::spill::Spill;
-use super::tracker::Out;
 use super::worker::Worker;
 use crate::error::{Error, ErrorKind};
 
@@ -47,16 +45,8 @@ impl Worker {
     pub(super) fn end_session(&mut self, buffer: &Arc<Read>, draft: &mut Draft) {
         // It may have looked at what was mounted for that moment only.
         self.look_at_mounts(false, draft);
-        self.tracker.end_session(&mut Out {
-            draft,
-            memory: &mut self.memory,
-            spill: Some(Spill {
-                shared: &self.shared,
-                shelf: &self.shelf,
-                waker: self.opened.then_some(&self.waker),
-                buffer: Some(buffer),
-            }),
-        });
+        let (tracker, mut out) = self.reporting(draft, Some(buffer));
+        tracker.end_session(&mut out);
         if !self.barriers.is_empty() {
             // What was a directory when the session began, and gone when it looked, may be a file by now.
             self.look_for_roots();

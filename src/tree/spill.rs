@@ -1,12 +1,13 @@
 //! Where many changes come together, they are handed on in batches of a reasonable size.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::Waker;
 use std::thread;
 
 use super::batch::{Draft, Shelf, TreeBatch};
 use super::read::Read;
-use super::worker::Shared;
+use super::tracker::{Out, Tracker};
+use super::worker::{Shared, Worker};
 use crate::queue::add;
 
 /// Bytes of a batch that is handed on in between.
@@ -14,12 +15,12 @@ const FULL: usize = 64 * 1024;
 
 /// Takes batches that are full to the consumer.
 pub(super) struct Spill<'a> {
-    pub(super) shared: &'a Shared,
-    pub(super) shelf: &'a Arc<Shelf>,
+    shared: &'a Shared,
+    shelf: &'a Arc<Shelf>,
     /// By whom to be woken when there is room; None if it does not wait for that.
     pub(super) waker: Option<&'a Waker>,
     /// That in which the records of these changes are.
-    pub(super) buffer: Option<&'a Arc<Read>>,
+    buffer: Option<&'a Arc<Read>>,
 }
 
 impl Spill<'_> {
@@ -42,12 +43,31 @@ impl Spill<'_> {
 
     fn wait_for_room(&self, waker: &Waker) {
         let shared = self.shared;
-        let is_asked = || {
-            let commands = shared.commands.lock();
-            !commands.unwrap_or_else(PoisonError::into_inner).is_empty()
-        };
-        while !shared.outlet.has_room_for_findings(waker) && !is_asked() && !shared.core.feed.queue.is_closed() {
+        let is_closed = || shared.core.feed.queue.is_closed();
+        while !shared.outlet.has_room_for_findings(waker) && !shared.is_asked() && !is_closed() {
             thread::park();
         }
+    }
+}
+
+impl Worker {
+    /// The tracker, and where it reports to: this draft, and the consumer when that is full. Its records are in `buffer`.
+    pub(super) fn reporting<'a>(
+        &'a mut self,
+        draft: &'a mut Draft,
+        buffer: Option<&'a Arc<Read>>,
+    ) -> (&'a mut Tracker, Out<'a>) {
+        let spill = Spill {
+            shared: &self.shared,
+            shelf: &self.shelf,
+            waker: self.opened.then_some(&self.waker),
+            buffer,
+        };
+        let out = Out {
+            draft,
+            memory: &mut self.memory,
+            spill: Some(spill),
+        };
+        (&mut self.tracker, out)
     }
 }

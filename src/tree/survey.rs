@@ -14,7 +14,6 @@ use super::jobs::Probe;
 use super::marks::Mark;
 use super::nodes::{Id, NONE, State};
 use super::read::Read;
-use super::spill::Spill;
 use super::tracker::Out;
 use super::worker::Worker;
 use crate::decode::HEADER;
@@ -87,20 +86,12 @@ impl Worker {
 
     pub(super) fn refilter(&mut self) {
         let mut draft = self.begin();
-        let roots: Vec<_> = self.tracker.roots.iter().map(|root| root.node).collect();
+        let (tracker, mut out) = self.reporting(&mut draft, None);
+        // Who asked for it waits, and may be the one who is to take it.
+        out.never_wait();
+        let roots: Vec<_> = tracker.roots.iter().map(|root| root.node).collect();
         for root in roots {
-            let out = &mut Out {
-                draft: &mut draft,
-                memory: &mut self.memory,
-                // Who asked for it waits, and may be the one who is to take it.
-                spill: Some(Spill {
-                    shared: &self.shared,
-                    shelf: &self.shelf,
-                    waker: None,
-                    buffer: None,
-                }),
-            };
-            self.tracker.refilter(root, out);
+            tracker.refilter(root, &mut out);
         }
         self.hand_on(None, draft);
     }
@@ -313,19 +304,10 @@ impl Worker {
 
     /// Makes what was found part of the tree, and hands on what is reported of it in batches of a reasonable size.
     fn take_in(&mut self, found: &Crawl, draft: &mut Draft, recovery: bool) {
-        let out = &mut Out {
-            draft,
-            memory: &mut self.memory,
-            spill: Some(Spill {
-                shared: &self.shared,
-                shelf: &self.shelf,
-                waker: self.opened.then_some(&self.waker),
-                buffer: None,
-            }),
-        };
+        let (tracker, mut out) = self.reporting(draft, None);
         match recovery {
-            true => self.tracker.recover(found, out),
-            false => self.tracker.take_in(found, out),
+            true => tracker.recover(found, &mut out),
+            false => tracker.take_in(found, &mut out),
         }
     }
 
@@ -336,7 +318,7 @@ impl Worker {
     fn mark_light(&mut self, buffer: &Arc<Read>, draft: &mut Draft) -> bool {
         while self.set(Mark::Light).is_none() {
             self.make_room(true, draft);
-            if self.is_asked() {
+            if self.shared.is_asked() {
                 // What was reported up to here comes before what that reports.
                 self.divide(buffer, draft);
                 self.obey();

@@ -52,6 +52,13 @@ pub(super) struct Out<'a> {
 }
 
 impl Out<'_> {
+    /// Hands on what is full, however much the consumer has not taken.
+    pub(super) fn never_wait(&mut self) {
+        if let Some(spill) = &mut self.spill {
+            spill.waker = None;
+        }
+    }
+
     /// To be called between any two changes, where many come together: hands on what there is, if it is enough.
     pub(super) fn spare(&mut self) {
         if let Some(spill) = &mut self.spill

@@ -17,9 +17,8 @@ use super::mounts::Mounts;
 use super::outlet::Outlet;
 use super::read::Read;
 use super::settled::HeldBarrier;
-use super::spill::Spill;
 use super::survey::AGAIN;
-use super::tracker::{Out, Seen, Tracker};
+use super::tracker::{Seen, Tracker};
 use crate::causes::malformed_error;
 use crate::core::Core;
 use crate::decode::{Record, Records};
@@ -51,15 +50,14 @@ pub(super) struct Commands {
     ended: Option<String>,
 }
 
-impl Commands {
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-}
-
 impl Shared {
     fn commands(&self) -> MutexGuard<'_, Commands> {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the worker is asked for something.
+    pub(super) fn is_asked(&self) -> bool {
+        !self.commands().waiting.is_empty()
     }
 
     /// An error once the tree has ended, or is about to.
@@ -353,19 +351,10 @@ impl Worker {
         if record.mask.contains(Mask::MOVED_FROM) {
             return self.rename(seen, behind, buffer, draft);
         }
-        let out = &mut Out {
-            draft,
-            memory: &mut self.memory,
-            spill: Some(Spill {
-                shared: &self.shared,
-                shelf: &self.shelf,
-                waker: self.opened.then_some(&self.waker),
-                buffer: Some(buffer),
-            }),
-        };
+        let (tracker, mut out) = self.reporting(draft, Some(buffer));
         match record.mask.contains(Mask::MOVED_TO) {
-            true => self.tracker.moved_in(seen, out),
-            false => self.tracker.single(seen, out),
+            true => tracker.moved_in(seen, &mut out),
+            false => tracker.single(seen, &mut out),
         }
     }
 
