@@ -110,7 +110,7 @@ fn a_forbidden_root_that_turns_out_to_be_a_file_or_missing_is_what_it_is() {
                 fs::write(&file, "").unwrap();
             }
             mode(&above, 0o000);
-            let mut watched = Watched::new(Tree::builder(&file).await_missing_roots(true).open().unwrap());
+            let mut watched = Watched::open(Tree::builder(&file).await_missing_roots(true));
             assert_eq!(watched.tree.uncovered()[0].error.kind(), ErrorKind::PermissionDenied);
             mode(&above, 0o755);
             if !is_there {
@@ -173,7 +173,7 @@ fn a_filter_is_asked_again_when_a_directory_is_renamed() {
     fs::create_dir_all(root.join("target/debug")).unwrap();
     fs::create_dir_all(root.join("src/deep")).unwrap();
     let wanted = |dir: &Path| dir != Path::new("target");
-    let mut watched = Watched::new(Tree::builder(&root).filter(wanted).open().unwrap());
+    let mut watched = Watched::open(Tree::builder(&root).filter(wanted));
     assert_eq!(watched.tree.stats().directories, 3);
     fs::write(root.join("target/debug/unheard"), "").unwrap();
     assert!(watched.changes().is_empty());
@@ -202,7 +202,7 @@ fn links_are_followed_without_loops_if_asked() {
     fs::create_dir_all(outside.join("deep")).unwrap();
     symlink(&root, root.join("sub/loop")).unwrap();
     symlink(&outside, root.join("link")).unwrap();
-    let mut watched = Watched::new(Tree::builder(&root).follow_symlinks(true).open().unwrap());
+    let mut watched = Watched::open(Tree::builder(&root).follow_symlinks(true));
     fs::write(outside.join("deep/file"), "").unwrap();
     assert_eq!(paths(&watched.changes(), Mask::CREATE), [root.join("link/deep/file")]);
     fs::remove_file(root.join("link")).unwrap();
@@ -228,7 +228,7 @@ fn what_is_made_where_nobody_may_look_is_said_and_covered_when_permission_is_giv
         // The tree looks at nothing while it may be looked at, which it must be for what is moved there.
         static OPEN: Mutex<()> = Mutex::new(());
         let builder = Tree::builder(&root).filter(|_| OPEN.lock().is_ok());
-        let mut watched = Watched::new(builder.open().unwrap());
+        let mut watched = Watched::open(builder);
         // It is watched already, and goes on to be heard of.
         let from_outside = |name: &str, target: &Path| {
             let source = dir.path().join(name);
@@ -273,7 +273,7 @@ fn a_filter_that_answers_otherwise_is_asked_again_for_all() {
     let unwanted = Arc::new(Mutex::new("a"));
     let asked = Arc::clone(&unwanted);
     let filter = move |dir: &Path| dir != Path::new(*asked.lock().unwrap());
-    let mut watched = Watched::new(Tree::builder(&root).filter(filter).open().unwrap());
+    let mut watched = Watched::open(Tree::builder(&root).filter(filter));
     *unwanted.lock().unwrap() = "b";
     watched.tree.refilter().unwrap();
     let changes = watched.changes();
@@ -301,7 +301,7 @@ fn with_hook(root: &Path, name: &'static str, hook: impl Fn() + Send + Sync + 's
         }
         true
     };
-    Watched::new(Tree::builder(root).filter(filter).open().unwrap())
+    Watched::open(Tree::builder(root).filter(filter))
 }
 
 #[test]
@@ -391,7 +391,7 @@ fn a_missing_root_that_is_covered_on_request_is_reported_once() {
         fs::create_dir_all(other.join("root")).unwrap();
         fs::write(other.join("root/file"), "").unwrap();
         mode(&other, 0o000);
-        let mut watched = Watched::new(Tree::builder(&root).await_missing_roots(true).open().unwrap());
+        let mut watched = Watched::open(Tree::builder(&root).await_missing_roots(true));
         fs::remove_dir(&root).unwrap();
         watched.changes();
         fs::remove_dir(&above).unwrap();

@@ -10,6 +10,7 @@ use ringwatch::ErrorKind;
 use ringwatch::tree::{Tree, TreeStream};
 use tempfile::tempdir;
 
+use crate::model::opened;
 use crate::support::{PATIENCE, backends};
 
 /// What `ask` answers; fails if it waits for ever.
@@ -50,7 +51,7 @@ fn until_the_end(stream: &mut TreeStream) {
 fn a_closed_tree_answers_whatever_is_asked_of_it() {
     for &backend in backends() {
         let dir = tempdir().unwrap();
-        let tree = Tree::builder(dir.path()).backend(backend).open().unwrap();
+        let tree = opened(Tree::builder(dir.path()).backend(backend));
         let mut stream = tree.stream().unwrap();
         tree.close();
         assert_answers(&tree, dir.path());
@@ -67,7 +68,7 @@ fn panicking(root: &Path) -> (Tree, Arc<AtomicBool>) {
         assert!(!told.load(Ordering::Relaxed), "asked to");
         true
     });
-    (tree.open().unwrap(), panics)
+    (opened(tree), panics)
 }
 
 #[test]

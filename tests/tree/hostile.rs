@@ -16,7 +16,7 @@ use ringwatch::{ErrorKind, Mask};
 use tempfile::TempDir;
 
 use crate::deep::step;
-use crate::model::Watched;
+use crate::model::{Watched, opened};
 use crate::round::place;
 use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child::in_child;
@@ -96,7 +96,7 @@ fn under_swaps(ground: &Ground, builder: TreeBuilder, to_barrier: bool, look: &d
     thread::scope(|scope| {
         scope.spawn(|| ground.swap(&stop));
         let _stopping = Stopping(&stop);
-        let mut watched = Watched::new(builder.open().expect("a tree"));
+        let mut watched = Watched::open(builder);
         let mut read = |time| {
             let batch = watched.stream.wait_timeout(time).expect("reading goes on");
             batch.iter().for_each(look);
@@ -215,7 +215,7 @@ fn a_tree_deeper_than_there_are_descriptors_is_covered_with_few() {
                         true
                     });
                 }
-                let tree = builder.open().expect("a tree");
+                let tree = opened(builder);
                 let uncovered = tree.uncovered();
                 let first = uncovered
                     .first()
@@ -439,7 +439,7 @@ fn what_a_filter_turns_away_at_once_comes_in_several_batches() {
     let wanted = |path: &Path| {
         !path.starts_with("moved") || path.file_name().is_none_or(|name| name.as_encoded_bytes()[0] != b'x')
     };
-    let tree = Tree::builder(dir.path()).filter(wanted).open().unwrap();
+    let tree = opened(Tree::builder(dir.path()).filter(wanted));
     let mut stream = tree.stream().unwrap();
     fs::rename(dir.path().join("top"), dir.path().join("moved")).unwrap();
     let barrier = tree.barrier().unwrap();

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use ringwatch::Mask;
 use ringwatch::tree::Tree;
 
+use crate::model::opened;
 use crate::replay::number;
 use crate::support::{Flood, PATIENCE};
 
@@ -76,7 +77,7 @@ fn moving_in_a_large_tree_loses_nothing_of_what_happens_elsewhere() {
         Some(buffers) => builder.buffers(buffers as usize),
         None => builder,
     };
-    let tree = tree.open().unwrap();
+    let tree = opened(tree);
     let mut stream = tree.stream().unwrap();
     let (stop, caused) = (AtomicBool::new(false), AtomicUsize::new(0));
     let (mut heard, mut found) = (0, 1);

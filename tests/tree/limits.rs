@@ -187,7 +187,7 @@ fn a_missing_root_is_found_also_if_no_watch_was_left_to_wait_for_it() {
             if !limit(1) {
                 return;
             }
-            let mut watched = Watched::new(Tree::builder(&root).await_missing_roots(true).open().unwrap());
+            let mut watched = Watched::open(Tree::builder(&root).await_missing_roots(true));
             fs::create_dir_all(&root).unwrap();
             let is_refused = |change: &OwnedChange| {
                 change

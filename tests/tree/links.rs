@@ -29,7 +29,7 @@ fn place(make: impl FnOnce(&Path, &Path)) -> Place {
     fs::write(outside.join("file"), "").expect("a file");
     make(&root, &outside);
     let tree = Tree::builder(&root).follow_symlinks(true).recovery(Recovery::Diff);
-    let watched = Watched::new(tree.open().expect("a tree"));
+    let watched = Watched::open(tree);
     let aliases = aliases(&watched);
     let mut model = Model::new(
         &root,

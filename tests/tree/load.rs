@@ -11,7 +11,7 @@ use std::time::Duration;
 use ringwatch::tree::Tree;
 use tempfile::tempdir;
 
-use crate::model::Watched;
+use crate::model::{Watched, opened};
 use crate::scenarios::assert_watched_exactly;
 use crate::support::kernel::{inode, inodes_watched_with};
 use crate::support::pause;
@@ -91,7 +91,7 @@ fn under_load_what_has_left_is_let_go_and_what_is_new_is_covered() {
     fs::create_dir_all(root.join("leaves/deep")).unwrap();
     let asked = Arc::clone(&load);
     let builder = Tree::builder(root).filter(move |dir| asked.step(dir));
-    let tree = builder.batch_window(Duration::ZERO).open().unwrap();
+    let tree = opened(builder.batch_window(Duration::ZERO));
     let mut stream = tree.stream().unwrap();
     let tree = load.tree.get_or_init(|| tree);
     let inodes = ["leaves", "leaves/deep"].map(|path| inode(&root.join(path)));

@@ -6,7 +6,7 @@ use std::path::Path;
 use ringwatch::Mask;
 use ringwatch::tree::{Recovery, Tree, TreeStats};
 
-use crate::model::Watched;
+use crate::model::{Watched, opened};
 use crate::round::place;
 use crate::scenarios::paths;
 
@@ -27,7 +27,7 @@ fn plant(root: &Path) {
 }
 
 fn stats(root: &Path, recovery: Recovery) -> TreeStats {
-    let stats = Tree::builder(root).recovery(recovery).open().expect("a tree").stats();
+    let stats = opened(Tree::builder(root).recovery(recovery)).stats();
     // And the root.
     assert_eq!(stats.directories, DIRECTORIES + 1);
     stats
@@ -54,7 +54,7 @@ fn a_rename_of_a_directory_looks_at_nothing_below() {
     let root = dir.path().join("root");
     plant(&root.join("old"));
     for recovery in [Recovery::Mark, Recovery::Diff] {
-        let mut watched = Watched::new(Tree::builder(&root).recovery(recovery).open().expect("a tree"));
+        let mut watched = Watched::open(Tree::builder(&root).recovery(recovery));
         let before = watched.tree.stats();
         fs::rename(root.join("old"), root.join("new")).unwrap();
         let changes = watched.changes();
@@ -84,7 +84,7 @@ fn names_that_are_not_there_any_more_take_no_memory() {
             true => fs::create_dir(&one).unwrap(),
             false => fs::write(&one, "").unwrap(),
         }
-        let mut watched = Watched::new(Tree::builder(&root).recovery(Recovery::Diff).open().expect("a tree"));
+        let mut watched = Watched::open(Tree::builder(&root).recovery(Recovery::Diff));
         for _ in 0..20 {
             for _ in 0..100 {
                 fs::rename(&one, &other).unwrap();

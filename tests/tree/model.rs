@@ -5,11 +5,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ringwatch::tree::{OwnedChange, Tree, TreeStream};
+use ringwatch::tree::{OwnedChange, Tree, TreeBuilder, TreeStream};
 use ringwatch::{Barrier, Mask};
 
 use crate::deep::reach;
 use crate::support::PATIENCE;
+use crate::support::kernel::alone_with_queues;
 
 /// A directory, or something else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -202,7 +203,17 @@ pub(crate) struct Watched {
     pub(crate) stream: TreeStream,
 }
 
+/// With a queue as large as usual: not while another test makes those of this machine small, if anybody can.
+pub(crate) fn opened(builder: TreeBuilder) -> Tree {
+    let _alone = alone_with_queues();
+    builder.open().expect("a tree")
+}
+
 impl Watched {
+    pub(crate) fn open(builder: TreeBuilder) -> Self {
+        Self::new(opened(builder))
+    }
+
     pub(crate) fn new(tree: Tree) -> Self {
         let stream = tree.stream().expect("a stream");
         Self { tree, stream }

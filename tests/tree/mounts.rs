@@ -56,7 +56,7 @@ fn a_mount_that_is_crossed_is_covered_until_it_is_unmounted_which_is_said() {
     let name = "mounts::a_mount_that_is_crossed_is_covered_until_it_is_unmounted_which_is_said";
     in_namespaces(name, || {
         let Some((_dir, root, at)) = mounted() else { return };
-        let mut watched = Watched::new(Tree::builder(&root).cross_mounts(true).open().unwrap());
+        let mut watched = Watched::open(Tree::builder(&root).cross_mounts(true));
         assert!(watched.tree.uncovered().is_empty());
         fs::write(at.join("inside/heard"), "").unwrap();
         assert_eq!(paths(&watched.changes(), Mask::CREATE), [at.join("inside/heard")]);
@@ -76,7 +76,7 @@ fn a_mount_that_is_crossed_is_covered_until_it_is_unmounted_which_is_said() {
 fn a_root_that_is_unmounted_is_said_to_be_and_awaited() {
     in_namespaces("mounts::a_root_that_is_unmounted_is_said_to_be_and_awaited", || {
         let Some((_dir, _, at)) = mounted() else { return };
-        let mut watched = Watched::new(Tree::builder(&at).await_missing_roots(true).open().unwrap());
+        let mut watched = Watched::open(Tree::builder(&at).await_missing_roots(true));
         unmount(&at).unwrap();
         let mut said = Vec::new();
         watched.wait_for(|change| change.path() == Some(at.join("below")));
@@ -111,7 +111,7 @@ fn what_is_mounted_over_a_watched_directory_is_noticed_and_covered() {
     in_namespaces(name, || {
         // Blanks and backslashes are written in another way in the table of mounts.
         let (_dir, root, at) = place("a mount\\040");
-        let mut watched = Watched::new(Tree::builder(&root).cross_mounts(true).open().unwrap());
+        let mut watched = Watched::open(Tree::builder(&root).cross_mounts(true));
         let mut model = Model::new(&root, disk(&root, &|_| true));
         let mut replays = |watched: &mut Watched| {
             let changes = watched.changes();
@@ -180,7 +180,7 @@ fn what_is_unmounted_and_in_use_elsewhere_is_not_heard_of_any_more() {
             if let Err(refused) = mount_again(&other, &at) {
                 return skip("a mount", "RINGWATCH_REQUIRE_NAMESPACES", &refused);
             }
-            let mut watched = Watched::new(Tree::builder(&root).cross_mounts(true).open().unwrap());
+            let mut watched = Watched::open(Tree::builder(&root).cross_mounts(true));
             fs::write(other.join("of-other/heard"), "").unwrap();
             assert_eq!(paths(&watched.changes(), Mask::CREATE), [at.join("of-other/heard")]);
             let in_use = detached.then(|| fs::File::open(at.join("of-other/heard")).unwrap());
@@ -207,7 +207,7 @@ fn what_is_mounted_over_a_root_or_above_it_is_said() {
     in_namespaces("mounts::what_is_mounted_over_a_root_or_above_it_is_said", || {
         for awaited in [false, true] {
             let (_dir, above, root) = place("root");
-            let mut watched = Watched::new(Tree::builder(&root).await_missing_roots(awaited).open().unwrap());
+            let mut watched = Watched::open(Tree::builder(&root).await_missing_roots(awaited));
             for at in [&root, &above] {
                 if !mount(at) {
                     return;
@@ -247,7 +247,7 @@ fn mounts_below_a_link_are_noticed() {
         symlink(&outside, root.join("followed")).unwrap();
         symlink(&root, &link).unwrap();
         let tree = Tree::builder(&link).follow_symlinks(true).cross_mounts(true);
-        let mut watched = Watched::new(tree.open().unwrap());
+        let mut watched = Watched::open(tree);
         let seen = link.join("followed/mount");
         if !mount(&at) {
             return;
@@ -290,7 +290,7 @@ fn what_is_mounted_only_while_the_tree_looks_is_left_again() {
             }
             true
         });
-        let mut watched = Watched::new(tree.open().unwrap());
+        let mut watched = Watched::open(tree);
         let mut model = Model::new(&root, disk(&root, &|_| true));
         fs::rename(&outside, root.join("new")).unwrap();
         assert_replays(&mut watched, &mut model, &root);
@@ -333,7 +333,7 @@ fn what_was_hidden_only_while_the_tree_looked_is_looked_at_again() {
             }
             true
         });
-        let mut watched = Watched::new(tree.open().unwrap());
+        let mut watched = Watched::open(tree);
         let mut model = Model::new(&root, disk(&root, &|path| !path.ends_with("late")));
         fs::rename(root.join("early"), root.join("now")).unwrap();
         assert_replays(&mut watched, &mut model, &root);
@@ -353,7 +353,7 @@ fn mounted_again(what: &str, early: bool, crossed: bool) {
         fs::create_dir_all(dir.path().join(name)).unwrap();
     }
     let (from, at) = (dir.path().join(what), root.join("at"));
-    let open = || Watched::new(Tree::builder(&root).cross_mounts(crossed).open().unwrap());
+    let open = || Watched::open(Tree::builder(&root).cross_mounts(crossed));
     let opened = (!early).then(open);
     let mut node = disk(&root, &|_| true);
     if let Err(refused) = mount_again(&from, &at) {

@@ -8,7 +8,8 @@ use ringwatch::{ErrorKind, Mask};
 use tempfile::tempdir;
 
 use crate::coverage::mode;
-use crate::roots::{made, place, watch};
+use crate::model::Watched;
+use crate::roots::{made, place};
 use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child;
 use crate::support::child::in_namespaces;
@@ -26,7 +27,7 @@ fn a_root_that_is_found_elsewhere_in_another_is_told_of_there() {
     let (from, to) = (moving.clone(), there.clone());
     // Just before the directory is looked at that it moves into.
     let filter = move |dir: &Path| dir != Path::new("new/above") || fs::rename(&from, &to).is_ok() || to.exists();
-    let mut watched = watch(Tree::builder(&outer).root(&moving).filter(filter));
+    let mut watched = Watched::open(Tree::builder(&outer).root(&moving).filter(filter));
     fs::rename(&new, outer.join("new")).unwrap();
     let changes = watched.changes();
     let told = [
@@ -74,7 +75,7 @@ fn a_root_that_came_to_another_with_a_directory_above_it_is_told_of_there() {
     let (_dir, place) = place();
     let (outer, above) = two_places(&place, "root/sub");
     let root = above.join("root");
-    let mut watched = watch(Tree::builder(&outer).root(&root));
+    let mut watched = Watched::open(Tree::builder(&outer).root(&root));
     let there = outer.join("there");
     fs::rename(&above, &there).unwrap();
     let changes = watched.changes();
@@ -96,7 +97,7 @@ fn a_root_that_is_a_file_and_came_to_another_is_told_of_there_and_waited_for_whe
     let (outer, above) = two_places(&place, "dir");
     let file = above.join("dir/file");
     fs::write(&file, "").unwrap();
-    let mut watched = watch(Tree::builder(&outer).root(&file).await_missing_roots(true));
+    let mut watched = Watched::open(Tree::builder(&outer).root(&file).await_missing_roots(true));
     let there = outer.join("there");
     fs::rename(&above, &there).unwrap();
     let changes = watched.changes();
@@ -129,7 +130,7 @@ fn a_root_that_came_to_another_is_told_of_there_whatever_is_where_it_was() {
             }
             true
         };
-        let mut watched = watch(Tree::builder(&outer).root(&root).filter(filter));
+        let mut watched = Watched::open(Tree::builder(&outer).root(&root).filter(filter));
         let there = outer.join("there");
         fs::rename(&above, &there).unwrap();
         let changes = watched.changes();
@@ -174,7 +175,7 @@ fn what_goes_from_a_root_while_another_takes_it_is_told() {
         }
         true
     };
-    let mut watched = watch(Tree::builder(&root).filter(filter));
+    let mut watched = Watched::open(Tree::builder(&root).filter(filter));
     watched.tree.add_root(&place).unwrap();
     let changes = watched.changes();
     assert_eq!(paths(&changes, Mask::DELETE), names[..1]);
@@ -195,7 +196,7 @@ fn a_root_that_another_covered_is_looked_at_when_it_is_unmounted() {
         if let Err(refused) = child::mount_again(&outer.join("a"), &root) {
             return crate::support::skip("a mount", "RINGWATCH_REQUIRE_NAMESPACES", &refused);
         }
-        let mut watched = watch(Tree::builder(&outer).root(&root));
+        let mut watched = Watched::open(Tree::builder(&outer).root(&root));
         fs::write(root.join("file"), "").unwrap();
         assert_eq!(made(&mut watched), [outer.join("a/file")]);
         child::unmount(&root).unwrap();

@@ -11,7 +11,7 @@ use ringwatch::Mask;
 use ringwatch::tree::Tree;
 
 use crate::coverage::mode;
-use crate::model::Watched;
+use crate::model::{Watched, opened};
 use crate::scenarios::paths;
 use crate::support::backends;
 use crate::support::child::{in_child, without_capabilities};
@@ -36,7 +36,7 @@ fn a_directory_whose_removal_is_interrupted_is_said_to_be_gone_once() {
                 let place = dir.path().join("place");
                 fs::create_dir(&place).unwrap();
                 let tree = Tree::builder(dir.path()).backend(backend).batch_window(Duration::ZERO);
-                let mut watched = Watched::new(without_capabilities(|| tree.open().unwrap()));
+                let mut watched = Watched::new(without_capabilities(|| opened(tree)));
                 mode(&place, permissions);
                 watched.changes();
                 for round in 0..ROUNDS {
@@ -79,7 +79,7 @@ fn a_rename_that_is_interrupted_between_its_halves_is_one() {
                 fs::create_dir_all(at(0)).unwrap();
                 fs::create_dir(dir.path().join("q")).unwrap();
                 let tree = Tree::builder(dir.path()).backend(backend).batch_window(Duration::ZERO);
-                let mut watched = Watched::new(tree.open().unwrap());
+                let mut watched = Watched::open(tree);
                 for round in 0..ROUNDS {
                     let (from, to) = (at(round), at(round + 1));
                     thread::scope(|scope| {

@@ -12,7 +12,7 @@ use ringwatch::tree::{Cancel, Progress, Tree};
 use ringwatch::{ErrorKind, Mask};
 use tempfile::tempdir;
 
-use crate::model::Watched;
+use crate::model::{Watched, opened};
 use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child::{in_child, without_capabilities};
 use crate::support::process::Has;
@@ -80,7 +80,7 @@ fn progress_is_told_while_directories_are_looked_at() {
             }
             true
         });
-    let (tree, opener) = without_capabilities(|| (builder.open().unwrap(), thread::current().id()));
+    let (tree, opener) = without_capabilities(|| (opened(builder), thread::current().id()));
     assert_eq!(tree.uncovered().len(), 1);
     let progress = told.progress.lock().unwrap();
     let last = progress.last().unwrap();
@@ -136,7 +136,7 @@ fn opening_that_another_thread_cancels_ends_and_leaves_nothing() {
 fn a_tree_that_is_open_is_not_cancelled_any_more() {
     let dir = tempdir().unwrap();
     let cancel = Cancel::new();
-    let mut watched = Watched::new(Tree::builder(dir.path()).cancel(&cancel).open().unwrap());
+    let mut watched = Watched::open(Tree::builder(dir.path()).cancel(&cancel));
     cancel.cancel();
     fs::create_dir_all(dir.path().join("a/b")).unwrap();
     fs::write(dir.path().join("a/b/file"), "").unwrap();

@@ -12,7 +12,7 @@ use tempfile::{TempDir, tempdir};
 
 use crate::model::{Model, Watched, difference, disk};
 use crate::scenarios::{assert_watched_exactly, paths};
-use crate::support::kernel::{QueueLimit, alone_with_queues};
+use crate::support::kernel::QueueLimit;
 use crate::support::{Flood, backends, queue_limit, skip};
 
 /// Events that are read before nobody takes more, at most.
@@ -20,14 +20,6 @@ pub(crate) const BUDGET: usize = 2_000;
 
 fn builder(root: &Path, recovery: Recovery) -> TreeBuilder {
     Tree::builder(root).recovery(recovery).buffers(2).buffer_size(4096)
-}
-
-/// Not while another test makes the queues of this machine small.
-fn watch(builder: TreeBuilder) -> Watched {
-    let alone = alone_with_queues();
-    let tree = builder.open().expect("a tree");
-    drop(alone);
-    Watched::new(tree)
 }
 
 fn place() -> (TempDir, PathBuf) {
@@ -54,7 +46,7 @@ const MADE: [&str; 6] = ["made", "made/deep", "made/deep/early", "new", "new/fil
 /// All changes of a tree that has lost what [`act`] did.
 fn after_loss(root: &Path, recovery: Recovery) -> (Watched, Vec<OwnedChange>) {
     let mut flood = Flood::new(&root.join("floods"));
-    let mut watched = watch(builder(root, recovery));
+    let mut watched = Watched::open(builder(root, recovery));
     flood.cause(queue_limit() + BUDGET);
     act(root);
     let changes = watched.changes();
@@ -151,6 +143,7 @@ fn a_tree_that_overflows_again_and_again_opens_and_its_barriers_arrive() {
         }
         true
     });
+    // Its filter asks how long queues are, which only one may at a time.
     let mut watched = Watched::new(builder.open().expect("a tree"));
     act(&root);
     // Of the flood nothing is kept: that is much where memory is little.
@@ -199,7 +192,7 @@ fn overflows_while_recovering_come_to_an_end() {
             }
             true
         };
-        let mut watched = watch(builder(&root, recovery).filter(filter));
+        let mut watched = Watched::open(builder(&root, recovery).filter(filter));
         to_come.store(MORE, Ordering::Release);
         flood.cause(queue_limit() + BUDGET);
         act(&root);
@@ -241,7 +234,7 @@ fn what_became_another_in_a_loss_is_found_by_more_than_its_name() {
     let roots = [root.clone(), single.clone()];
     for (watched_root, is_file) in roots.iter().zip([false, true]) {
         let tree = builder(watched_root, Recovery::Diff).root(root.join("floods"));
-        let mut watched = watch(tree);
+        let mut watched = Watched::open(tree);
         flood.cause(queue_limit() + BUDGET);
         if is_file {
             fs::write(&single, "longer").unwrap();
@@ -299,7 +292,7 @@ fn a_rename_whose_other_half_has_no_room_yet_is_one() {
         let file = |number: usize, touched: usize| at(number).join(["a", "b"][touched % 2]);
         (0..2).for_each(|touched| fs::write(file(0, touched), "").unwrap());
         let tree = builder(&root, Recovery::Mark).mask(Mask::MOVE | Mask::ATTRIB);
-        let mut watched = watch(tree.backend(backend));
+        let mut watched = Watched::open(tree.backend(backend));
         let mut expected = Vec::new();
         for number in 0..RENAMES {
             fs::rename(at(number), at(number + 1)).unwrap();

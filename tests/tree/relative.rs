@@ -44,7 +44,7 @@ fn a_wide_relative_root_is_covered_also_when_the_process_goes_elsewhere() {
                 noting.lock().unwrap().insert(current_dir().unwrap());
                 true
             });
-            let mut watched = Watched::new(tree.open().unwrap());
+            let mut watched = Watched::open(tree);
             assert_covered(&watched.tree, 1 + 2 * WIDE);
             assert_eq!(*asked_at.lock().unwrap(), BTreeSet::from([home.clone()]));
             // What is there has the same names.
@@ -77,7 +77,7 @@ fn none_of_many_relative_roots_is_looked_for_in_another() {
             // In each there is what has the name of the next.
             (0..ROOTS).for_each(|number| fs::create_dir_all(format!("{}/{}", root(number), root(number + 1))).unwrap());
             let builder = (1..ROOTS).fold(Tree::builder(root(0)), |builder, number| builder.root(root(number)));
-            let mut watched = Watched::new(builder.open().unwrap());
+            let mut watched = Watched::open(builder);
             assert_covered(&watched.tree, 2 * ROOTS);
             (0..ROOTS).for_each(|number| fs::write(format!("{}/file", root(number)), "").unwrap());
             let told: BTreeSet<PathBuf> = paths(&watched.changes(), Mask::CREATE).into_iter().collect();

@@ -7,7 +7,7 @@ use ringwatch::Mask;
 use ringwatch::tree::{OwnedChange, Recovery, Tree};
 
 use crate::model::Watched;
-use crate::roots::{made, place, watch};
+use crate::roots::{made, place};
 use crate::scenarios::paths;
 use crate::support::exchange::exchange;
 
@@ -17,7 +17,7 @@ fn a_root_that_is_a_file_survives_being_replaced() {
     let file = place.join("settings.toml");
     fs::write(&file, "old").unwrap();
     fs::write(place.join("unheard"), "").unwrap();
-    let mut watched = watch(Tree::builder(&file));
+    let mut watched = Watched::open(Tree::builder(&file));
     for round in 0..3 {
         fs::write(place.join("settings.toml~"), "new").unwrap();
         fs::rename(place.join("settings.toml~"), &file).unwrap();
@@ -47,7 +47,7 @@ fn a_root_that_is_a_file_is_awaited_and_found_wherever_it_went() {
             fs::create_dir(place.join("conf")).unwrap();
             fs::write(&file, "").unwrap();
         }
-        let mut watched = watch(Tree::builder(&file).await_missing_roots(true));
+        let mut watched = Watched::open(Tree::builder(&file).await_missing_roots(true));
         assert_eq!(watched.tree.uncovered().len(), usize::from(!early));
         for _ in 0..2 {
             if place.join("conf").exists() {
@@ -78,7 +78,7 @@ fn a_root_may_be_a_file_once_and_a_directory_then() {
     let (_dir, place) = place();
     let root = place.join("root");
     fs::create_dir(&root).unwrap();
-    let mut watched = watch(Tree::builder(&root).await_missing_roots(true));
+    let mut watched = Watched::open(Tree::builder(&root).await_missing_roots(true));
     fs::remove_dir(&root).unwrap();
     watched.wait_for(|change| change.uncovered().is_some());
     fs::write(&root, "").unwrap();
@@ -98,7 +98,7 @@ fn a_root_may_be_a_file_once_and_a_directory_then() {
 fn files_of_one_directory_are_roots_of_their_own() {
     let (_dir, place) = place();
     let files = made_in(&place, ["a", "b", "c"]);
-    let mut watched = watch(Tree::builder(&files[0]));
+    let mut watched = Watched::open(Tree::builder(&files[0]));
     watched.tree.add_root(&files[1]).unwrap();
     assert_eq!(
         made(&mut watched),
@@ -132,7 +132,7 @@ fn roots_that_are_files_share_the_watch_of_their_directory() {
     let builder = files[1..]
         .iter()
         .fold(Tree::builder(&files[0]), |builder, file| builder.root(file));
-    let mut watched = watch(builder);
+    let mut watched = Watched::open(builder);
     assert_eq!(watched.tree.stats().directories, 2);
     for file in &files {
         fs::write(file, "x").unwrap();
@@ -148,7 +148,7 @@ fn roots_that_are_files_share_the_watch_of_their_directory() {
 fn a_missing_root_may_turn_out_to_be_a_file() {
     let (_dir, place) = place();
     let root = place.join("not/yet/settings");
-    let mut watched = watch(Tree::builder(&root).await_missing_roots(true));
+    let mut watched = Watched::open(Tree::builder(&root).await_missing_roots(true));
     for round in 0..2 {
         fs::create_dir_all(root.parent().unwrap()).unwrap();
         fs::write(&root, "").unwrap();
@@ -197,7 +197,7 @@ fn files_whose_directory_has_several_paths_are_each_told_of_under_their_own() {
     let names = ["dir/1", "dir/../dir/2", "link/3"];
     let files = made_in(&place, names);
     let builder = Tree::builder(&files[0]).root(&files[1]).await_missing_roots(true);
-    let mut watched = watch(builder);
+    let mut watched = Watched::open(builder);
     assert_eq!(watched.tree.stats().directories, 1);
     assert_heard(&mut watched, &files[..2]);
     watched.tree.add_root(&files[2]).unwrap();
@@ -220,7 +220,7 @@ fn files_whose_directory_has_several_paths_are_each_told_of_under_their_own() {
 fn files_that_were_covered_as_a_whole_are_all_roots_again_behind_that() {
     let (_dir, place) = place();
     let files = made_in(&place, ["1", "2"]);
-    let mut watched = watch(Tree::builder(&files[0]));
+    let mut watched = Watched::open(Tree::builder(&files[0]));
     watched.tree.add_root(&place).unwrap();
     watched.changes();
     // Its directory is known as that of the first no more.
@@ -241,7 +241,7 @@ fn files_of_a_directory_that_comes_back_are_all_found() {
         };
         let files = make();
         let builder = Tree::builder(&files[0]).root(&files[1]).await_missing_roots(awaits);
-        let mut watched = watch(builder);
+        let mut watched = Watched::open(builder);
         fs::remove_dir_all(&dir).unwrap();
         watched.wait_for(|change| change.uncovered().is_some());
         watched.changes();
@@ -264,7 +264,7 @@ fn files_that_are_there_when_a_tree_is_opened_are_reported_once() {
     let (_dir, place) = place();
     let files = made_in(&place, ["1", "2", "3"]);
     let builder = Tree::builder(&files[0]).root(&files[1]).root(&files[2]);
-    let mut watched = watch(builder.report_existing(true));
+    let mut watched = Watched::open(builder.report_existing(true));
     assert_eq!(made(&mut watched), files);
 }
 
@@ -276,7 +276,7 @@ fn a_root_that_is_a_file_is_there_behind_an_exchange() {
         let (file, other) = (place.join("file"), place.join("other"));
         fs::write(&file, "").unwrap();
         fs::write(&other, "new").unwrap();
-        let mut watched = watch(Tree::builder(&file).recovery(recovery));
+        let mut watched = Watched::open(Tree::builder(&file).recovery(recovery));
         for _ in 0..3 {
             exchange(&other, &file).unwrap();
             let mut there = true;

@@ -6,7 +6,8 @@ use std::os::unix::fs::symlink;
 use ringwatch::Mask;
 use ringwatch::tree::{OwnedChange, Recovery, Tree};
 
-use crate::roots::{made, place, watch};
+use crate::model::Watched;
+use crate::roots::{made, place};
 use crate::scenarios::{assert_watched_exactly, paths};
 
 #[test]
@@ -16,7 +17,7 @@ fn a_directory_that_is_two_roots_is_lost_and_found_by_both() {
     symlink(&root, &link).unwrap();
     for renamed in [false, true] {
         fs::create_dir(&root).unwrap();
-        let mut watched = watch(Tree::builder(&root).root(&link));
+        let mut watched = Watched::open(Tree::builder(&root).root(&link));
         assert_eq!(watched.tree.stats().directories, 1);
         match renamed {
             true => fs::rename(&root, place.join("elsewhere")).unwrap(),
@@ -46,7 +47,7 @@ fn what_is_in_a_root_is_told_under_the_other_path_it_has_in_a_root_that_is_added
     symlink(outer.join("a"), &link).unwrap();
     let told = ["a", "a/sub", "a/sub/file"].map(|name| outer.join(name));
     for (inner, expected) in [(link, &told[..]), (outer.join("a"), &told[..1])] {
-        let mut watched = watch(Tree::builder(&inner));
+        let mut watched = Watched::open(Tree::builder(&inner));
         watched.tree.add_root(&outer).unwrap();
         assert_eq!(made(&mut watched), expected, "{inner:?} first");
         fs::write(inner.join("sub/late"), "").unwrap();
@@ -74,7 +75,7 @@ fn a_root_that_is_a_link_to_a_file_is_that_file() {
     fs::write(&file, "").unwrap();
     symlink("there/settings", &link).unwrap();
     let file = fs::canonicalize(&file).unwrap();
-    let mut watched = watch(Tree::builder(&link));
+    let mut watched = Watched::open(Tree::builder(&link));
     assert_eq!(watched.tree.roots(), std::slice::from_ref(&link));
     for _ in 0..2 {
         fs::write(&link, "x").unwrap();
@@ -101,7 +102,7 @@ fn a_root_that_is_a_link_to_a_file_is_that_file() {
     let opened = fs::File::options().append(true).open(&file).unwrap();
     opened.set_modified(coming).unwrap();
     let builder = Tree::builder(&file).root(&link).recovery(Recovery::Diff);
-    let mut both = watch(builder.report_existing(true));
+    let mut both = Watched::open(builder.report_existing(true));
     assert_eq!(both.changes().len(), 1);
     for watched in [&mut watched, &mut both] {
         watched.changes();

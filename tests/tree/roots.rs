@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ringwatch::tree::{OwnedChange, Recovery, Tree, TreeBuilder};
+use ringwatch::tree::{OwnedChange, Recovery, Tree};
 use ringwatch::{ErrorKind, Mask};
 use tempfile::{TempDir, tempdir};
 
@@ -25,10 +25,6 @@ pub(crate) fn place() -> (TempDir, PathBuf) {
     (dir, path)
 }
 
-pub(crate) fn watch(builder: TreeBuilder) -> Watched {
-    Watched::new(builder.open().expect("a tree"))
-}
-
 pub(crate) fn made(watched: &mut Watched) -> Vec<PathBuf> {
     paths(&watched.changes(), Mask::CREATE)
 }
@@ -39,7 +35,7 @@ fn a_root_that_is_added_is_reported_and_one_that_is_removed_is_silent() {
     let (one, other) = (place.join("one"), place.join("other"));
     fs::create_dir(&one).unwrap();
     fs::create_dir_all(other.join("sub")).unwrap();
-    let mut watched = watch(Tree::builder(&one));
+    let mut watched = Watched::open(Tree::builder(&one));
     watched.tree.add_root(&other).unwrap();
     assert_eq!(made(&mut watched), [other.join("sub")]);
     fs::write(other.join("sub/file"), "").unwrap();
@@ -64,7 +60,7 @@ fn roots_in_one_another_are_reported_as_one_tree() {
     fs::create_dir_all(&inner).unwrap();
     fs::write(inner.join("file"), "").unwrap();
     for (first, second) in [(&place, &inner), (&inner, &place)] {
-        let mut watched = watch(Tree::builder(first).root(second).report_existing(true));
+        let mut watched = Watched::open(Tree::builder(first).root(second).report_existing(true));
         assert_eq!(
             made(&mut watched),
             [place.join("a"), inner.clone(), inner.join("file")],
@@ -89,7 +85,7 @@ fn a_root_in_another_that_leaves_it_out_is_told_of_behind_its_directory() {
     ] {
         let builder = Tree::builder(roots[0]).root(roots[1]).root(roots[2]);
         let builder = builder.filter(|dir| dir != Path::new("a")).report_existing(true);
-        let mut watched = watch(builder);
+        let mut watched = Watched::open(builder);
         let mut made = made(&mut watched);
         made.retain(|path| path.starts_with(&inner) || inner.starts_with(path));
         assert_eq!(made, [place.join("a"), inner.clone(), inner.join("c")], "{roots:?}");
@@ -110,7 +106,7 @@ fn roots_in_one_another_are_covered_where_links_are_followed() {
             let mut flood = Flood::new(first);
             let builder = Tree::builder(first).root(second).follow_symlinks(true);
             let builder = builder.recovery(Recovery::Diff).buffers(2).buffer_size(4096);
-            let mut watched = watch(builder.report_existing(report));
+            let mut watched = Watched::open(builder.report_existing(report));
             let expected = [inner.clone(), inner.join("deep"), inner.join("deep/file")];
             let made_first = made(&mut watched);
             let told: Vec<_> = expected.iter().filter(|path| made_first.contains(path)).collect();
@@ -146,7 +142,7 @@ fn a_root_in_another_is_covered_once_and_outlives_it() {
         } else {
             (&place, &inner)
         };
-        let mut watched = watch(Tree::builder(first));
+        let mut watched = Watched::open(Tree::builder(first));
         watched.tree.add_root(second).unwrap();
         watched.changes();
         assert_watched_exactly(&place);
@@ -177,7 +173,7 @@ fn a_root_that_is_added_again_is_one_and_is_looked_for_again() {
     let (_dir, place) = place();
     let root = place.join("root");
     fs::create_dir(&root).unwrap();
-    let mut watched = watch(Tree::builder(&root));
+    let mut watched = Watched::open(Tree::builder(&root));
     watched.tree.add_root(&root).unwrap();
     assert_eq!(watched.tree.roots(), std::slice::from_ref(&root));
     fs::remove_dir(&root).unwrap();
@@ -196,7 +192,7 @@ fn a_root_in_another_that_is_renamed_there_is_said_to_be() {
     let (_dir, place) = place();
     let inner = place.join("a/inner");
     fs::create_dir_all(&inner).unwrap();
-    let mut watched = watch(Tree::builder(&place).root(&inner).await_missing_roots(true));
+    let mut watched = Watched::open(Tree::builder(&place).root(&inner).await_missing_roots(true));
     fs::rename(place.join("a"), place.join("b")).unwrap();
     watched.wait_for(|change| change.uncovered().is_some() && change.path().as_ref() == Some(&inner));
     // The other goes on.
@@ -219,7 +215,7 @@ fn a_root_in_another_that_refuses_it_is_covered_all_the_same() {
     let refuses = Arc::new(AtomicBool::new(true));
     let asked = Arc::clone(&refuses);
     let filter = move |dir: &Path| dir != Path::new("a/inner") || !asked.load(Ordering::Acquire);
-    let mut watched = watch(Tree::builder(&place).root(&inner).filter(filter));
+    let mut watched = Watched::open(Tree::builder(&place).root(&inner).filter(filter));
     // Refused, then not, and again.
     for round in 0..3 {
         let file = inner.join(format!("deep/{round}"));
@@ -259,7 +255,7 @@ fn a_root_in_another_waits_for_nothing_that_happens_elsewhere() {
     let refused = |dir: &Path| dir != Path::new("others/one") && !dir.ends_with("refused");
     // So that it is looked at before its directory is told of.
     let builder = Tree::builder(&place).batch_window(Duration::from_millis(20));
-    let mut watched = watch(builder.filter(refused));
+    let mut watched = Watched::open(builder.filter(refused));
     while_others_come_and_go(&place, || {
         for round in 0..20 {
             // The other root refuses the first, and tells of the second, and of what the third leads to.
@@ -295,7 +291,7 @@ fn a_root_that_is_deleted_or_renamed_is_said_to_be() {
     let root = place.join("root");
     for renamed in [false, true] {
         fs::create_dir_all(&root).unwrap();
-        let mut watched = watch(Tree::builder(&root));
+        let mut watched = Watched::open(Tree::builder(&root));
         match renamed {
             true => fs::rename(&root, place.join("elsewhere")).unwrap(),
             false => fs::remove_dir(&root).unwrap(),
@@ -312,7 +308,7 @@ fn a_missing_root_is_waited_for_if_asked() {
     let (_dir, place) = place();
     let root = place.join("not/yet/root");
     assert_eq!(Tree::new(&root).unwrap_err().kind(), ErrorKind::NotFound);
-    let mut watched = watch(Tree::builder(&root).await_missing_roots(true));
+    let mut watched = Watched::open(Tree::builder(&root).await_missing_roots(true));
     for round in 0..2 {
         fs::create_dir_all(&root).unwrap();
         fs::write(root.join("early"), "").unwrap();
@@ -329,7 +325,7 @@ fn a_root_that_moves_with_a_directory_above_it_keeps_its_path_until_that_is_need
     let (_dir, place) = place();
     let root = place.join("above/root");
     fs::create_dir_all(&root).unwrap();
-    let mut watched = watch(Tree::builder(&root));
+    let mut watched = Watched::open(Tree::builder(&root));
     // Nothing tells the root.
     let elsewhere = place.join("elsewhere/root");
     fs::rename(place.join("above"), place.join("elsewhere")).unwrap();
@@ -354,7 +350,7 @@ fn a_renamed_root_is_covered_again_under_its_name_when_another_is_made() {
     let (_dir, place) = place();
     let root = place.join("root");
     fs::create_dir(&root).unwrap();
-    let mut watched = watch(Tree::builder(&root).await_missing_roots(true));
+    let mut watched = Watched::open(Tree::builder(&root).await_missing_roots(true));
     fs::rename(&root, place.join("elsewhere")).unwrap();
     watched.wait_for(|change| change.uncovered().is_some());
     fs::create_dir(&root).unwrap();
@@ -426,7 +422,7 @@ fn a_root_in_another_goes_on_while_that_is_removed() {
         fs::create_dir_all(inner.join("sub/deep")).unwrap();
         let files: Vec<_> = (0..FILES).map(|number| inner.join(format!("sub/{number}"))).collect();
         files.iter().for_each(|file| fs::write(file, "").unwrap());
-        let mut watched = watch(Tree::builder(&place).root(&inner).recovery(recovery));
+        let mut watched = Watched::open(Tree::builder(&place).root(&inner).recovery(recovery));
         thread::scope(|scope| {
             scope.spawn(|| files.iter().for_each(|file| fs::remove_file(file).unwrap()));
             watched.tree.remove_root(&place).unwrap();
@@ -461,7 +457,7 @@ fn what_another_root_has_told_where_a_root_was_is_told_again_behind_that() {
         let (above, root) = (place.join("in"), place.join("in/root"));
         fs::create_dir_all(&root).unwrap();
         fs::write(root.join("old"), "").unwrap();
-        let mut watched = watch(Tree::builder(&root).await_missing_roots(awaits));
+        let mut watched = Watched::open(Tree::builder(&root).await_missing_roots(awaits));
         // Nothing tells of that.
         fs::rename(&above, place.join("out")).unwrap();
         fs::create_dir_all(&root).unwrap();
@@ -493,7 +489,7 @@ fn a_root_that_is_deleted_while_a_file_in_it_is_open_is_found_out_on_request() {
         let root = place.join("root");
         fs::create_dir(&root).unwrap();
         let held = fs::File::create(root.join("old")).unwrap();
-        let mut watched = watch(Tree::builder(&root).await_missing_roots(awaits));
+        let mut watched = Watched::open(Tree::builder(&root).await_missing_roots(awaits));
         fs::remove_dir_all(&root).unwrap();
         fs::create_dir(&root).unwrap();
         fs::write(root.join("new"), "").unwrap();

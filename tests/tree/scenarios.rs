@@ -10,7 +10,7 @@ use ringwatch::tree::{Origin, OwnedChange, Tree, TreeBuilder};
 use ringwatch::{Backend, Mask};
 use tempfile::{TempDir, tempdir};
 
-use crate::model::Watched;
+use crate::model::{Watched, opened};
 use crate::support::{PATIENCE, backends, kernel};
 
 fn on_every_backend(body: impl Fn(&dyn Fn(&Path) -> TreeBuilder)) {
@@ -35,10 +35,6 @@ fn place() -> Place {
         root,
         outside,
     }
-}
-
-fn watch(builder: TreeBuilder) -> Watched {
-    Watched::new(builder.open().expect("a tree"))
 }
 
 pub(crate) fn paths(changes: &[OwnedChange], mask: Mask) -> Vec<PathBuf> {
@@ -67,7 +63,7 @@ pub(crate) fn assert_watched_exactly(root: &Path) {
 fn a_file_in_a_deep_new_directory_is_reported_and_so_is_a_later_one() {
     on_every_backend(|tree| {
         let place = place();
-        let mut watched = watch(tree(&place.root));
+        let mut watched = Watched::open(tree(&place.root));
         let deep = place.root.join("a/b/c");
         fs::create_dir_all(&deep).unwrap();
         fs::write(deep.join("early"), "").unwrap();
@@ -89,7 +85,7 @@ fn events_below_a_renamed_directory_carry_the_new_path_at_once() {
     on_every_backend(|tree| {
         let place = place();
         fs::create_dir_all(place.root.join("old/sub/deep")).unwrap();
-        let mut watched = watch(tree(&place.root));
+        let mut watched = Watched::open(tree(&place.root));
         fs::rename(place.root.join("old"), place.root.join("new")).unwrap();
         fs::write(place.root.join("new/sub/deep/file"), "").unwrap();
         let changes = watched.changes();
@@ -109,7 +105,7 @@ fn a_directory_moved_out_is_not_heard_of_again_and_not_watched() {
     on_every_backend(|tree| {
         let place = place();
         fs::create_dir_all(place.root.join("dir/sub")).unwrap();
-        let mut watched = watch(tree(&place.root));
+        let mut watched = Watched::open(tree(&place.root));
         let outside = place.outside.join("dir");
         fs::rename(place.root.join("dir"), &outside).unwrap();
         fs::write(outside.join("sub/file"), "").unwrap();
@@ -125,7 +121,7 @@ fn a_directory_moved_out_is_not_heard_of_again_and_not_watched() {
 fn all_that_a_directory_holds_that_is_moved_in_is_reported_and_watched() {
     on_every_backend(|tree| {
         let place = place();
-        let mut watched = watch(tree(&place.root));
+        let mut watched = Watched::open(tree(&place.root));
         fs::create_dir_all(place.outside.join("dir/sub/deep")).unwrap();
         fs::write(place.outside.join("dir/sub/file"), "").unwrap();
         fs::rename(place.outside.join("dir"), place.root.join("dir")).unwrap();
@@ -150,7 +146,7 @@ fn a_newcomer_of_the_same_name_is_not_taken_for_the_one_that_left() {
         let place = place();
         let dir = place.root.join("dir");
         fs::create_dir(&dir).unwrap();
-        let mut watched = watch(tree(&place.root));
+        let mut watched = Watched::open(tree(&place.root));
         fs::rename(&dir, place.outside.join("dir")).unwrap();
         fs::create_dir(&dir).unwrap();
         fs::write(place.outside.join("dir/stranger"), "").unwrap();
@@ -168,7 +164,7 @@ fn two_directories_that_were_exchanged_are_each_where_they_are() {
     let (a, b) = (place.root.join("a"), place.root.join("b"));
     fs::create_dir_all(a.join("of-a")).unwrap();
     fs::create_dir_all(b.join("of-b")).unwrap();
-    let mut watched = watch(Tree::builder(&place.root).backend(Backend::Auto));
+    let mut watched = Watched::open(Tree::builder(&place.root).backend(Backend::Auto));
     crate::support::exchange::exchange(&a, &b).unwrap();
     fs::write(a.join("of-b/file"), "").unwrap();
     let changes = watched.changes();
@@ -184,7 +180,7 @@ fn two_directories_that_were_exchanged_are_each_where_they_are() {
 fn a_barrier_passes_where_what_was_to_be_looked_at_is_gone() {
     on_every_backend(|builder| {
         let place = place();
-        let mut watched = watch(builder(&place.root));
+        let mut watched = Watched::open(builder(&place.root));
         for _ in 0..20 {
             fs::create_dir(place.root.join("brief")).unwrap();
             let barrier = watched.tree.barrier().unwrap();
@@ -200,7 +196,7 @@ fn barriers_behind_one_another_come_in_turn() {
     const ROUNDS: u64 = 501;
     on_every_backend(|builder| {
         let place = place();
-        let tree = builder(&place.root).open().unwrap();
+        let tree = opened(builder(&place.root));
         let mut stream = tree.stream().unwrap();
         let mut set = VecDeque::new();
         for round in 0..ROUNDS {

@@ -12,7 +12,7 @@ use ringwatch::tree::{OwnedChange, Recovery, Tree};
 use tempfile::{TempDir, tempdir};
 
 use crate::coverage::mode;
-use crate::model::Watched;
+use crate::model::{Watched, opened};
 use crate::overflow::BUDGET;
 use crate::scenarios::paths;
 use crate::support::child::without_capabilities;
@@ -104,7 +104,7 @@ fn open(place: &Place, manner: Manner, wanted: &Arc<AtomicBool>) -> Watched {
         .filter(move |dir| dir != Path::new("filtered") || wanted.load(Ordering::Relaxed))
         .buffers(2)
         .buffer_size(4096);
-    Watched::new(without_capabilities(|| builder.open()).expect("a tree"))
+    Watched::new(without_capabilities(|| opened(builder)))
 }
 
 /// Whatever has the tree look, more than once. What is looked at anew is reported, so it was.
