@@ -88,7 +88,7 @@ impl Worker {
         let mask = Mask::MASK_ADD | Mask::ONLYDIR | ABOVE;
         let forbidden = self.tracker.forbidden_roots();
         let roots = self.tracker.roots.iter();
-        let awaited = roots.filter(|root| root.awaited || forbidden.contains(&root.node));
+        let awaited = roots.filter(|root| self.tracker.is_awaited(root) || forbidden.contains(&root.node));
         let mut refused = false;
         let above = awaited.filter_map(|root| {
             let mut dirs = Path::new(OsStr::from_bytes(&root.path)).ancestors().skip(1);

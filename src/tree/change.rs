@@ -116,8 +116,8 @@ impl<'a> Change<'a> {
         self.record.mask.is_dir()
     }
 
-    /// Why the directory at [`path`](Self::path) can't be covered, if this is what the change says. Its mask is empty but
-    /// for [`ISDIR`](Mask::ISDIR). Nothing is known of what is in it: if that was covered before, it is reported as gone and
+    /// Why the directory at [`path`](Self::path) can't be covered, or the root that is a file there, if this is what the change
+    /// says. Its mask is empty but for [`ISDIR`](Mask::ISDIR), which a file has not. Nothing is known of what is in it: if that was covered before, it is reported as gone and
     /// made first, but for a root, which is in nothing. If it is covered again, what is in it then is found, and reported.
     ///
     /// Only if the [operation](Error::operation) that failed is `look into directory`, it is covered as it was, and what was

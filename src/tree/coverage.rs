@@ -1,9 +1,10 @@
 //! What is covered and what is not: by the filter, for lack of room or permission, or because it is gone.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
+use super::figures::Uncovered;
 use super::nodes::{Id, LISTED, NONE, State};
 use super::roots::Root;
 use super::session::MOST_FORBIDDEN;
@@ -149,7 +150,10 @@ impl Tracker {
         for known in self.roots.iter_mut().filter(|known| known.node == root) {
             known.awaited = awaits;
         }
-        // Another root may have told of what is there now, which is void with what was said here.
+        // What was told of roots in it is void with what was said here.
+        let path = self.nodes.name(root).to_vec();
+        self.tell_again_in(&path, root);
+        // Another root may have told of what is there now, which is too.
         for place in self.covered_places(root) {
             self.stirred = true;
             self.unsettle(place, out);
@@ -210,23 +214,65 @@ impl Tracker {
     pub(super) fn say_uncovered(&mut self, id: Id, error: Error, out: &mut Out<'_>) {
         let before = self.uncovered.insert(id, error.clone());
         let is_new = before.is_none_or(|before| before.kind() != error.kind());
-        if !self.silent && is_new {
-            let error = self.at_path(id, error);
-            let parent = self.nodes.get(id).parent;
-            let name = self.nodes.name(id).to_vec();
-            let (dir, name) = if parent == NONE {
-                (id, Vec::new())
-            } else {
-                (parent, name)
-            };
-            let dir = out.draft.dir(&mut self.nodes, out.memory, dir);
-            out.draft.error(Some(dir), &name, Mask::ISDIR, error);
+        if self.silent || !is_new {
+            return;
+        }
+        if self.nodes.get(id).parent != NONE {
+            let (parent, name) = (self.nodes.get(id).parent, self.nodes.name(id).to_vec());
+            return self.emit_error(parent, &name, Mask::ISDIR, error, out);
+        }
+        self.emit_root_error(id, None, &error, out);
+    }
+
+    /// Says something of the roots that have their directory here, or of one of these.
+    pub(super) fn emit_root_error(&mut self, id: Id, only: Option<&[u8]>, error: &Error, out: &mut Out<'_>) {
+        let is_it = |root: &&Root| root.node == id && only.is_none_or(|path| root.path == path);
+        let files: Vec<_> = self.roots.iter().filter(is_it).map(|root| root.file.clone()).collect();
+        for file in files {
+            match file {
+                Some(file) => self.emit_error(id, &file, Mask::empty(), error.clone(), out),
+                None => self.emit_error(id, b"", Mask::ISDIR, error.clone(), out),
+            }
         }
     }
 
-    /// What was said of a directory, with its present path.
-    pub(super) fn at_path(&mut self, id: Id, error: Error) -> Error {
-        error.at(Path::new(OsStr::from_bytes(&self.nodes.path(id))))
+    pub(super) fn emit_error(&mut self, dir: Id, name: &[u8], mask: Mask, error: Error, out: &mut Out<'_>) {
+        let error = error.at(&self.path_of(dir, name));
+        let dir = out.draft.dir(&mut self.nodes, out.memory, dir);
+        out.draft.error(Some(dir), name, mask, error);
+    }
+
+    fn path_of(&mut self, dir: Id, name: &[u8]) -> PathBuf {
+        let path = PathBuf::from(OsString::from_vec(self.nodes.path(dir)));
+        if name.is_empty() {
+            path
+        } else {
+            path.join(OsStr::from_bytes(name))
+        }
+    }
+
+    /// The names of the roots that are files and have their directory here.
+    fn files_of_root(&self, id: Id) -> Vec<Vec<u8>> {
+        let here = self.roots.iter().filter(|root| root.node == id);
+        here.filter_map(|root| root.file.clone()).collect()
+    }
+
+    /// What is not covered, each with its present path: directories, and roots that are files.
+    pub(super) fn all_uncovered(&mut self) -> Vec<Uncovered> {
+        let said: Vec<_> = self.uncovered.iter().map(|(&id, error)| (id, error.clone())).collect();
+        let mut all = Vec::with_capacity(said.len());
+        for (id, error) in said {
+            let mut names = self.files_of_root(id);
+            if names.is_empty() {
+                names.push(Vec::new());
+            }
+            for name in names {
+                let path = self.path_of(id, &name);
+                let error = error.clone().at(&path);
+                all.push(Uncovered { path, error });
+            }
+        }
+        all
     }
 
     /// The path of an entry below its root.

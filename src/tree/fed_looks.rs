@@ -286,6 +286,7 @@ fn a_root_where_another_file_system_is_mounted_is_looked_at_for_itself() {
 #[test]
 fn a_root_that_another_takes_is_filtered_by_its_new_paths() {
     let mut fed = Fed::new(false, false);
+    fed.feed(&[&[(ROOT, Mask::CREATE | DIR, 0, "m")]]);
     fed.tracker.add_root(b"/r/m".to_vec()).expect("a root");
     let inner = fed.tracker.roots[1].node;
     fed.tracker.nodes.watch(inner, 2);
@@ -296,7 +297,6 @@ fn a_root_that_another_takes_is_filtered_by_its_new_paths() {
     // As it was: all but `x`, of which `y` is no part.
     let filter = |path: &std::path::Path| !["x", "m/y"].map(std::path::Path::new).contains(&path);
     fed.tracker.manner.filter = Some(std::sync::Arc::new(filter));
-    fed.feed(&[&[(ROOT, Mask::CREATE | DIR, 0, "m")]]);
     let m = fed.tracker.nodes.child(fed.root, b"m").expect("it is new");
     let look = Look {
         node: m,

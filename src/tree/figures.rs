@@ -24,7 +24,7 @@ pub struct Progress {
     pub elapsed: Duration,
 }
 
-/// A directory that is not covered, and why.
+/// A directory that is not covered, or a root that is a file, and why.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Uncovered {

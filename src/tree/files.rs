@@ -13,6 +13,9 @@ pub(super) type Fingerprint = u64;
 /// Nothing is known but that it is there.
 pub(super) const UNKNOWN: Fingerprint = 0;
 
+/// It is none, but a directory, where only single files are looked for.
+pub(super) const DIRECTORY: Fingerprint = Fingerprint::MAX;
+
 /// One file: 24 bytes, its name and the place in a table.
 #[derive(Clone, Copy, Debug)]
 struct File {

@@ -3,6 +3,7 @@
 //! Such a root has no watch of its own: it is covered in the other, and looked at again when that ends. While its directory is
 //! not known there, but may be told of any moment, it waits for that, so that parents are told before children.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +13,10 @@ use super::found::Outcome;
 use super::mounts::Instead;
 use super::nodes::{Id, NONE, SINGLES, State, UNLISTED};
 use super::roots::Root;
+use super::session::DISPLACED;
 use super::tracker::{Out, Seen, Tracker};
+use crate::error::{Error, ErrorKind};
+use crate::mask::Mask;
 
 /// What was found where a root is, and left to another.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +34,10 @@ pub(super) struct Left {
 /// later.
 const MOST_LEFT: u32 = 64;
 
+fn last_name(path: &[u8]) -> Option<&[u8]> {
+    Path::new(OsStr::from_bytes(path)).file_name().map(OsStr::as_bytes)
+}
+
 impl Tracker {
     /// Entries of other roots that are where this one is.
     fn places(&self, root: Id) -> impl Iterator<Item = Id> {
@@ -38,6 +46,11 @@ impl Tracker {
             .others(root)
             .filter_map(move |(other, names)| names.iter().try_fold(other.node, down));
         there.filter(|&id| self.nodes.get(id).parent != NONE)
+    }
+
+    /// Whether a root lies in another that does not know yet of what is there.
+    pub(super) fn is_untold(&self, root: Id) -> bool {
+        self.others(root).next().is_some() && self.places(root).next().is_none()
     }
 
     /// Those of them that are not covered.
@@ -199,8 +212,13 @@ impl Tracker {
 
     /// Whether what is in a root was told under the paths that it has here.
     pub(super) fn is_named_alike(&mut self, root: Id, place: Id) -> bool {
-        let path = |bytes| Path::new(OsStr::from_bytes(bytes));
-        path(&self.nodes.path(place)) == path(self.nodes.name(root))
+        let name = self.nodes.name(root).to_vec();
+        self.is_called(place, &name)
+    }
+
+    pub(super) fn is_called(&mut self, place: Id, path: &[u8]) -> bool {
+        let as_path = |bytes| Path::new(OsStr::from_bytes(bytes)).to_owned();
+        as_path(&self.nodes.path(place)) == as_path(path)
     }
 
     /// A directory of another root was found where this root is: it takes the root's directory, with all below. False if there
@@ -229,28 +247,60 @@ impl Tracker {
 
     /// A root is to go: those that it covers under their own paths go on as they are, each with its directory.
     pub(super) fn release_inner(&mut self, outer: Id, out: &mut Out<'_>) {
-        let mut inner: Vec<_> = self.roots.iter().filter(|root| root.file.is_none()).cloned().collect();
+        let mut inner = self.roots.clone();
         // Of two in one another the inner goes with the outer.
         inner.sort_by_key(|root| root.path.len());
-        for Root { path, node, within, .. } in inner {
-            let Some(by) = within.filter(|&by| node != outer && self.is_below(by, outer)) else {
+        for root in inner.into_iter().filter(|root| root.node != outer) {
+            let Some(by) = self.covering(&root).filter(|&by| self.is_below(by, outer)) else {
                 continue;
             };
-            let is_whole = self.nodes.get(by).state == State::Watched && !self.is_link(by);
-            if !is_whole || !self.is_named_alike(node, by) || !self.nodes.has_room() {
+            let Root { path, node, .. } = root;
+            if !self.is_called(by, &path) || !self.nodes.has_room() {
                 continue;
             }
-            self.forget(node);
+            if !self.roots.iter().any(|other| other.node == node && other.path != path) {
+                self.forget(node);
+            }
             self.nodes.relink(by, NONE, &path);
             self.crossings.remove(&by);
-            for known in self.roots.iter_mut().filter(|known| known.node == node) {
-                (known.node, known.within) = (by, None);
+            for known in self.roots.iter_mut().filter(|known| known.path == path) {
+                (known.node, known.within, known.awaited, known.file) = (by, None, false, None);
             }
             // Below this root its paths are others, for which that was not asked.
             if self.manner.filter.is_some() {
                 self.refilter(by, out);
             }
         }
+    }
+
+    /// Of roots in one that is to go which do not go on nothing is known from here on, not even whether they are there.
+    pub(super) fn say_unreleased(&mut self, outer: Id, out: &mut Out<'_>) {
+        if self.silent {
+            return;
+        }
+        let is_left = |root: &&Root| {
+            let is_in = self.others(root.node).any(|(other, _)| other.node == outer);
+            is_in && self.nodes.get(root.node).state != State::Watched
+        };
+        let left: Vec<_> = self.roots.iter().filter(is_left).cloned().collect();
+        for root in left {
+            let cause = "it was told of in a root that is none any more";
+            let error = Error::text(ErrorKind::Cancelled, "watch root", cause);
+            let file = root.file.unwrap_or_default();
+            self.emit_error(root.node, &file, Mask::empty(), error, out);
+        }
+    }
+
+    /// The directory by which another root covers all that is in this one.
+    fn covering(&self, root: &Root) -> Option<Id> {
+        let by = match &root.file {
+            // It has become a directory.
+            Some(file) => self.nodes.child(root.within?, file),
+            None if self.nodes.get(root.node).state == State::Watched => None,
+            // One that was missing may have been told of there, and not be looked for yet.
+            None => root.within.or_else(|| self.covered_places(root.node).first().copied()),
+        };
+        by.filter(|&by| self.nodes.get(by).state == State::Watched && !self.is_link(by))
     }
 
     /// What was found here is covered by a root that has another path, under which it was told of.
@@ -281,7 +331,7 @@ impl Tracker {
                 self.lay_down(root, out);
                 self.refused(root, "watch root", code, out);
             }
-            Err(Instead::Nothing | Instead::Another) => self.root_gone(root, "its path leads elsewhere", out),
+            Err(Instead::Nothing | Instead::Another) => self.root_gone(root, DISPLACED, out),
         }
     }
 
@@ -291,8 +341,118 @@ impl Tracker {
             if self.nodes.get(root).state == State::Watched
                 && let Err(Instead::Nothing | Instead::Another) = self.is_in_place(root)
             {
-                self.root_gone(root, "its path leads elsewhere", out);
+                self.root_gone(root, DISPLACED, out);
             }
+        }
+    }
+
+    /// Whether a root covers a directory, or did, and what was told of that stands.
+    pub(super) fn is_known(&self, root: Id) -> bool {
+        let node = self.nodes.get(root);
+        node.state == State::Watched || node.first_file != NONE || self.nodes.children(root).next().is_some()
+    }
+
+    /// Behind a loss, another directory was found where a root is which lies in another, and that will tell of it.
+    pub(super) fn say_exchanged_root(&mut self, root: Id, out: &mut Out<'_>) {
+        let is_another = self.nodes.get(root).state != State::Watched && self.is_known(root);
+        if is_another && self.outer(root).is_some() {
+            self.root_gone(root, DISPLACED, out);
+        }
+    }
+
+    /// What was told at this path or below is void: roots that cover something there themselves tell of it again.
+    pub(super) fn tell_again_in(&mut self, path: &[u8], by: Id) {
+        if self.nodes.get(by).flags & SINGLES != 0 {
+            return;
+        }
+        let as_path = |bytes| Path::new(OsStr::from_bytes(bytes));
+        let is_inside = |root: &&Root| {
+            let covers = root.node != by && self.nodes.get(root.node).state == State::Watched;
+            covers && as_path(self.nodes.name(root.node)).starts_with(as_path(path))
+        };
+        let inner: BTreeSet<_> = self.roots.iter().filter(is_inside).map(|root| root.node).collect();
+        for root in inner {
+            self.stirred = true;
+            self.drop_below(root);
+            self.look_again(root);
+        }
+    }
+
+    /// Something is told of an entry at which, or below, a root is that covers a directory itself. That is not there any more, or
+    /// what was told of it is void with this.
+    pub(super) fn unseat(&mut self, mask: Mask, dir: Id, name: &[u8], out: &mut Out<'_>) {
+        if !self.is_nested {
+            return;
+        }
+        let may_be_below = |path: &[u8]| path.split(|&byte| byte == b'/').any(|part| part == name);
+        let covers = |root: &&Root| {
+            let is_whole = root.file.is_none() && root.node != dir;
+            is_whole && self.nodes.get(root.node).state == State::Watched && may_be_below(&root.path)
+        };
+        let roots: Vec<_> = self.roots.iter().filter(covers).map(|root| root.node).collect();
+        if roots.is_empty() {
+            return;
+        }
+        let entry = Path::new(OsStr::from_bytes(&self.nodes.path(dir))).join(OsStr::from_bytes(name));
+        for root in roots {
+            if !Path::new(OsStr::from_bytes(self.nodes.name(root))).starts_with(&entry) {
+                continue;
+            }
+            match self.is_in_place(root) {
+                Err(Instead::Nothing | Instead::Another) => self.root_gone(root, DISPLACED, out),
+                _ if mask.contains(Mask::CREATE) => {}
+                _ => {
+                    let cause = "what was there has gone, and it is looked at anew";
+                    let error = Error::text(ErrorKind::Other, "watch root", cause);
+                    if !self.silent {
+                        self.emit_root_error(root, None, &error, out);
+                    }
+                    self.drop_below(root);
+                    self.look_later(root);
+                }
+            }
+        }
+    }
+
+    /// A root is to cover a directory itself that is not the one another root has under that path: that has it no more.
+    pub(super) fn void_places(&mut self, root: Id, out: &mut Out<'_>) {
+        for place in self.covered_places(root) {
+            let mut top = place;
+            while self.nodes.get(top).parent != NONE {
+                top = self.nodes.get(top).parent;
+            }
+            match self.is_in_place(top) {
+                Err(Instead::Nothing | Instead::Another) => self.root_gone(top, DISPLACED, out),
+                _ => self.unsettle(place, out),
+            }
+        }
+    }
+
+    /// Roots that have the path of a directory which was found in another, or whose files are in that, and cover what is not
+    /// there any more.
+    pub(super) fn displaced_by(&mut self, place: Id) -> Vec<Id> {
+        let is_root = self.nodes.get(place).parent == NONE;
+        if self.is_link(place) || is_root && !self.has_singles {
+            return Vec::new();
+        }
+        let name = last_name(self.nodes.name(place));
+        let covers = |root: &&Root| {
+            let may_be = root.node != place && (root.file.is_some() || !is_root);
+            may_be && last_name(self.nodes.name(root.node)) == name && self.is_known(root.node)
+        };
+        let roots: BTreeSet<_> = self.roots.iter().filter(covers).map(|root| root.node).collect();
+        roots
+            .into_iter()
+            .filter(|&root| self.is_named_alike(root, place))
+            .collect()
+    }
+
+    /// Says that files which are roots are told of in another from here on: what happened meanwhile may not be.
+    pub(super) fn say_yielded(&mut self, root: Id, out: &mut Out<'_>) {
+        if !self.silent {
+            let cause = "another root has its directory, and tells of it from here on";
+            let error = Error::text(ErrorKind::Other, "watch root", cause);
+            self.emit_root_error(root, None, &error, out);
         }
     }
 
@@ -318,6 +478,16 @@ impl Tracker {
     pub(super) fn uncover_within(&mut self, by: Id) -> bool {
         let orphans = self.covered(|covering| covering == by);
         orphans.iter().for_each(|&root| self.look_again(root));
+        let above = self.nodes.get(by).parent;
+        let is_turned = |root: &Root| {
+            let here = root.within == Some(above) && above != NONE;
+            here && root.file.as_deref() == Some(self.nodes.name(by))
+        };
+        if self.roots.iter().any(is_turned) {
+            // It was a file when it was found to be covered there.
+            let name = self.nodes.name(by).to_vec();
+            self.has_turned(above, &name);
+        }
         !orphans.is_empty()
     }
 

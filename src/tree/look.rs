@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use super::above::{Above, join};
 use super::crawl::{Shared, Work};
-use super::files::{Fingerprint, UNKNOWN};
+use super::files::{DIRECTORY, Fingerprint, UNKNOWN};
 use super::found::{Found, Outcome, Part};
 use super::nodes::NONE;
 use crate::mask::Mask;
@@ -114,8 +114,10 @@ impl<'a> Looker<'a> {
 
     fn find_singles(&mut self, dir: &Dir, names: &[Vec<u8>]) -> io::Result<()> {
         let manner = self.shared.manner;
-        for name in names.iter().filter(|_| manner.names) {
+        for name in names {
             match dir.status_of(name) {
+                Ok(status) if status.kind == Kind::Dir => self.part.put_file(name, DIRECTORY),
+                Ok(_) if !manner.names => {}
                 Ok(status) => {
                     let known = manner.fingerprints.then(|| fingerprint(&status, now()));
                     self.part.put_file(name, known.unwrap_or(UNKNOWN));
@@ -304,5 +306,5 @@ fn fingerprint(status: &Status, now: Duration) -> Fingerprint {
         let mixed = (sum ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93)
     });
-    mixed.max(UNKNOWN + 1)
+    mixed.clamp(UNKNOWN + 1, DIRECTORY - 1)
 }

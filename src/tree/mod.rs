@@ -371,17 +371,9 @@ impl Tree {
         self.ask("ask the filter again", Worker::refilter)
     }
 
-    /// The directories that are not covered, and why. Empty once the tree has ended.
+    /// The directories that are not covered, and roots that are files and are not, and why. Empty once the tree has ended.
     pub fn uncovered(&self) -> Vec<Uncovered> {
-        let uncovered = self.ask("list uncovered directories", |worker| {
-            let Tracker { nodes, uncovered, .. } = &mut worker.tracker;
-            let one = |(&id, error): (&nodes::Id, &Error)| {
-                let path = PathBuf::from(OsString::from_vec(nodes.path(id)));
-                let error = error.clone().at(&path);
-                Uncovered { path, error }
-            };
-            uncovered.iter().map(one).collect()
-        });
+        let uncovered = self.ask("list uncovered directories", |worker| worker.tracker.all_uncovered());
         uncovered.unwrap_or_default()
     }
 

@@ -57,6 +57,11 @@ impl Tracker {
             *id = self.recognise(crawl, number, &found, &ids);
             ids[number] = *id;
         }
+        for (number, &id) in ids.iter().enumerate() {
+            if id != NONE && crawl.found(number).node != NONE {
+                self.say_exchanged_root(id, out);
+            }
+        }
         for id in &mut ids {
             if *id != NONE && self.nodes.get(*id).state == State::Vacant {
                 *id = NONE;

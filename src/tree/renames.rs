@@ -19,6 +19,7 @@ impl Tracker {
             }
             self.changed = true;
             self.told_of(seen, dir);
+            self.unseat(Mask::MOVED_FROM, dir, seen.name(), out);
             let swap = self
                 .swaps
                 .came_to(Spot::new(seen.record.wd, seen.name()), seen.record.cookie);
@@ -41,6 +42,7 @@ impl Tracker {
             }
             self.changed = true;
             self.told_of(seen, dir);
+            self.unseat(Mask::MOVED_TO, dir, seen.name(), out);
             let target = Spot::new(seen.record.wd, seen.name());
             self.swaps.note(None, target, seen.record.cookie, seen.is_dir(), true);
             self.appeared(seen, dir, out);
@@ -64,9 +66,18 @@ impl Tracker {
     }
 
     fn both_moved(&mut self, from: Seen<'_>, to: Seen<'_>, out: &mut Out<'_>) {
-        let dirs = (self.nodes.by_wd(from.record.wd), self.nodes.by_wd(to.record.wd));
-        let whole = |dir: &Id| self.nodes.get(*dir).flags & SINGLES == 0;
-        let (Some(old), Some(new)) = (dirs.0.filter(whole), dirs.1.filter(whole)) else {
+        let whole = |tracker: &Self, seen: Seen<'_>| {
+            let dir = tracker.nodes.by_wd(seen.record.wd);
+            dir.filter(|&dir| tracker.nodes.get(dir).flags & SINGLES == 0)
+        };
+        if !self.shadow {
+            for (mask, seen) in [(Mask::MOVED_FROM, from), (Mask::MOVED_TO, to)] {
+                if let Some(dir) = whole(self, seen) {
+                    self.unseat(mask, dir, seen.name(), out);
+                }
+            }
+        }
+        let (Some(old), Some(new)) = (whole(self, from), whole(self, to)) else {
             self.moved_out(from, out);
             return self.moved_in(to, out);
         };

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::batch::Extra;
 use super::doubts::Answer;
-use super::files::UNKNOWN;
+use super::files::{DIRECTORY, UNKNOWN};
 use super::inner_roots::Left;
 use super::nodes::{Id, NONE, SINGLES, State};
 use super::texts::LONGEST;
@@ -91,7 +91,11 @@ impl Tracker {
                     // Only this name is to be looked at, unless it is another root already.
                     State::Watched if self.is_single(node, name) => {}
                     State::Watched => self.doubts.put(node, name),
-                    _ => self.look_again(node),
+                    _ => {
+                        // What is in the way is in that of this one too, which is said.
+                        self.uncovered.remove(&node);
+                        self.look_again(node);
+                    }
                 }
                 node
             }
@@ -105,6 +109,11 @@ impl Tracker {
                 node
             }
         };
+        let new = Path::new(OsStr::from_bytes(&path));
+        self.is_nested |= self.roots.iter().any(|known| {
+            let known = Path::new(OsStr::from_bytes(&known.path));
+            known.starts_with(new) || new.starts_with(known)
+        });
         self.roots.push(Root {
             path,
             node,
@@ -135,13 +144,23 @@ impl Tracker {
         let root = self.roots.iter().find(|root| root.path == path);
         let covering = root.filter(|root| self.nodes.get(root.node).state == State::Watched);
         let twins = covering.map_or_else(Vec::new, |root| self.twins(root.node));
+        if let Some(node) = covering.map(|root| root.node)
+            && self.is_untold(node)
+        {
+            let cause = "it is no root any more, and the one above it has not told of it yet";
+            let error = Error::text(ErrorKind::Cancelled, "watch root", cause);
+            self.emit_root_error(node, Some(path), &error, out);
+        }
         if let Some(root) = self.roots.iter().find(|root| root.path == path)
             && !self
                 .roots
                 .iter()
                 .any(|other| other.node == root.node && other.path != path)
         {
-            self.release_inner(root.node, out);
+            let node = root.node;
+            self.release_inner(node, out);
+            self.release_files(node);
+            self.say_unreleased(node, out);
         }
         let removed = self.forget_root(path);
         twins.into_iter().for_each(|twin| self.report_another(twin, out));
@@ -153,6 +172,7 @@ impl Tracker {
             return false;
         };
         let root = self.roots.remove(place);
+        self.forget_single(&root);
         self.releasing.extend(root.left.map(|left| left.wd));
         if !self.roots.iter().any(|other| other.node == root.node) {
             self.hand_over(root.node);
@@ -160,6 +180,18 @@ impl Tracker {
         }
         self.count_singles();
         true
+    }
+
+    /// Where the directory of a file is watched for others too, that entry is not known any more.
+    fn forget_single(&mut self, root: &Root) {
+        let dir = root.within.unwrap_or(root.node);
+        if let Some(name) = &root.file
+            && self.nodes.get(dir).flags & SINGLES != 0
+            && !self.is_single(dir, name)
+        {
+            self.files.remove(&mut self.nodes, dir, name);
+            self.doubts.remove(dir, name);
+        }
     }
 
     /// Whether directories are watched for some of their entries only may be otherwise now.
@@ -170,24 +202,58 @@ impl Tracker {
 
     /// The directory of files may be watched for others too, which call it by other paths: it is from now on by the first of these.
     fn hand_over(&mut self, dir: Id) {
-        let node = *self.nodes.get(dir);
+        let node = self.nodes.get(dir);
         let heir = self
             .roots
             .iter()
             .find(|root| root.file.is_some() && root.within == Some(dir));
-        let Some(heir) = heir
-            .map(|root| root.node)
-            .filter(|_| node.flags & SINGLES != 0 && node.wd != 0)
-        else {
-            return;
-        };
-        let names = self.singles(dir);
+        if let Some(heir) = heir.map(|root| root.node)
+            && node.flags & SINGLES != 0
+            && node.wd != 0
+        {
+            self.inherit(dir, heir);
+        }
+    }
+
+    /// Files that are roots, and were covered in another that is to go, are watched through their directory from here on.
+    pub(super) fn release_files(&mut self, outer: Id) {
+        let files: Vec<_> = self.roots.iter().filter(|root| root.file.is_some()).cloned().collect();
+        for Root { node, within, .. } in files {
+            // A former one may have done it.
+            let is_still = self.roots.iter().any(|root| root.node == node && root.within == within);
+            let Some(dir) = within.filter(|&dir| is_still && self.is_below(dir, outer)) else {
+                continue;
+            };
+            let is_whole = self.nodes.get(dir).state == State::Watched && !self.is_link(dir);
+            let name = self.nodes.name(node).to_vec();
+            if is_whole && self.is_called(dir, &name) {
+                self.inherit(dir, node);
+            }
+        }
+    }
+
+    /// The watch of a directory is from now on that of another node, for the files that are roots only.
+    fn inherit(&mut self, dir: Id, heir: Id) {
+        let node = *self.nodes.get(dir);
+        let files = self
+            .roots
+            .iter()
+            .filter(|root| root.node == dir || root.within == Some(dir));
+        let names: Vec<_> = files.filter_map(|root| root.file.clone()).collect();
+        for name in &names {
+            if self.nodes.child(dir, name).is_some() {
+                self.has_turned(heir, name);
+            }
+        }
         let (device, inode) = self.nodes.identity(dir);
         let wd = self.nodes.unwatch(dir);
         self.nodes.watch(heir, wd);
         self.nodes.set_identity(heir, device, inode);
-        self.nodes.get_mut(heir).session = node.session;
-        for root in self.roots.iter_mut().filter(|root| root.within == Some(dir)) {
+        let node_of_heir = self.nodes.get_mut(heir);
+        node_of_heir.session = node.session;
+        node_of_heir.flags |= SINGLES;
+        let covered = |root: &&mut Root| root.file.is_some() && root.within == Some(dir);
+        for root in self.roots.iter_mut().filter(covered) {
             root.within = (root.node != heir).then_some(heir);
         }
         for name in names {
@@ -263,7 +329,11 @@ impl Tracker {
         let listed = self.is_fresh(dir) && self.files.contains(dir, name);
         if mask.intersects(Mask::CREATE | Mask::MOVED_TO) {
             if self.knows_names(dir) {
-                self.files.put(&mut self.nodes, dir, name, UNKNOWN);
+                let kind = if mask.is_dir() { DIRECTORY } else { UNKNOWN };
+                self.files.put(&mut self.nodes, dir, name, kind);
+            }
+            if mask.is_dir() {
+                self.has_turned(dir, name);
             }
             if listed || answer == Some(Answer::Present) {
                 // It was found, and reported.
@@ -288,12 +358,41 @@ impl Tracker {
         self.singles_of(dir).any(|root| root.file.as_deref() == Some(name))
     }
 
+    /// A root that was a file may be a directory now. Barriers wait until that was looked at.
+    pub(super) fn has_turned(&mut self, dir: Id, name: &[u8]) {
+        self.turned.insert((dir, name.into()));
+        self.stirred = true;
+    }
+
+    /// Roots that were files and are directories now are to be looked at as such.
+    pub(super) fn turn_roots(&mut self) {
+        if self.turned.is_empty() || self.session != 0 {
+            return;
+        }
+        let turned = std::mem::take(&mut self.turned);
+        let has_turned = |root: &&Root| {
+            let Some(name) = &root.file else { return false };
+            let dirs = [Some(root.node), root.within].into_iter().flatten();
+            dirs.into_iter()
+                .any(|dir| turned.contains(&(dir, name.as_slice().into())))
+        };
+        let is_dir =
+            |path: &Vec<u8>| fs::metadata(Path::new(OsStr::from_bytes(path))).is_ok_and(|found| found.is_dir());
+        let paths = self.roots.iter().filter(has_turned).map(|root| root.path.clone());
+        let paths: Vec<_> = paths.filter(is_dir).collect();
+        paths.into_iter().for_each(|path| self.replace_root(path));
+    }
+
+    /// Whether a root is missing and waited for. One that was covered since, as its watch could be had, its permissions were given
+    /// back, or another root has it, is there.
+    pub(super) fn is_awaited(&self, root: &Root) -> bool {
+        root.awaited && self.nodes.get(root.node).state == State::Uncovered
+    }
+
     /// Missing roots that are there now are to be looked at. Answers whether there are any that are not.
     pub(super) fn look_for_missing(&mut self) -> bool {
         let is_there = |root: &Root| fs::metadata(Path::new(OsStr::from_bytes(&root.path))).is_ok();
-        // One that was covered since, as its watch could be had or its permissions were given back, is there.
-        let is_lost = |root: &&Root| root.awaited && self.nodes.get(root.node).state == State::Uncovered;
-        let mut awaited: Vec<_> = self.roots.iter().filter(is_lost).collect();
+        let mut awaited: Vec<_> = self.roots.iter().filter(|root| self.is_awaited(root)).collect();
         // Of two in one another the inner first: if it is there, the outer is found too, and tells of it.
         awaited.sort_by_key(|root| Reverse(root.path.len()));
         let (found, missing): (Vec<_>, Vec<_>) = awaited.into_iter().partition(|&root| is_there(root));

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::doubts::Answer;
-use super::files::UNKNOWN;
+use super::files::{DIRECTORY, UNKNOWN};
 use super::found::{Crawl, Found, Outcome};
 use super::jobs::Probe;
 use super::nodes::{CONFIRMED, ENDED, Id, LINK, LISTED, NONE, SINGLES, State, UNLISTED};
@@ -17,12 +17,16 @@ const MADE: Mask = Mask::CREATE.union(Mask::ISDIR);
 /// Names in one directory that may be in doubt until that may be searched: whoever renames in it could make more and more.
 pub(super) const MOST_FORBIDDEN: usize = 1_024;
 
+/// Why a root is gone of which nobody told that.
+pub(super) const DISPLACED: &str = "its path leads elsewhere";
+
 pub(super) const GONE: Mask = Mask::DELETE.union(Mask::ISDIR);
 
 impl Tracker {
     /// Whether there is something to look at.
     pub(super) fn has_work(&mut self) -> bool {
         self.try_aliases();
+        self.turn_roots();
         let Self { nodes, pending, .. } = self;
         pending.retain(|&id| {
             let node = nodes.get_mut(id);
@@ -90,7 +94,12 @@ impl Tracker {
             if self.keeps_files {
                 self.files.put(&mut self.nodes, dir, name, UNKNOWN);
             }
-            self.report(dir, name, Mask::CREATE, out);
+            // Only a root that was a file is a directory here.
+            let made = if kind == Kind::Dir { MADE } else { Mask::CREATE };
+            if kind == Kind::Dir {
+                self.has_turned(dir, name);
+            }
+            self.report(dir, name, made, out);
             if kind == Kind::Link && self.manner.follow_links && !single {
                 self.find(dir, name, true);
             }
@@ -204,7 +213,10 @@ impl Tracker {
                             return self.share_singles(id, other);
                         }
                         match is_link || self.is_named_alike(other, id) {
-                            true => self.yield_root(other, id),
+                            true => {
+                                self.say_yielded(other, out);
+                                self.yield_root(other, id);
+                            }
                             false => self.take_over(other, id, out),
                         }
                         self.left_over.push((id, found.outcome));
@@ -244,7 +256,15 @@ impl Tracker {
                         ids[number] = NONE;
                         return self.look_later(id);
                     }
-                    _ => self.nodes.watch(id, wd),
+                    _ => {
+                        if found.node == id && self.nodes.get(id).parent == NONE {
+                            self.void_places(id, out);
+                        }
+                        let displaced = self.displaced_by(id);
+                        displaced.iter().for_each(|&root| self.root_gone(root, DISPLACED, out));
+                        self.nodes.watch(id, wd);
+                        displaced.into_iter().for_each(|root| self.covered_within(root, id));
+                    }
                 }
                 if self.nodes.get(id).parent == NONE {
                     self.forget_covering(id);
@@ -314,18 +334,30 @@ impl Tracker {
         }
         self.report(parent, &name, GONE, out);
         self.report(parent, &name, MADE, out);
+        if self.roots.len() > 1 {
+            let path = self.nodes.path(id);
+            self.tell_again_in(&path, id);
+        }
     }
 
     pub(super) fn take_files(&mut self, crawl: &Crawl, number: usize, id: Id, out: &mut Out<'_>) {
         for (name, fingerprint) in crawl.files(number) {
+            if fingerprint == DIRECTORY {
+                self.has_turned(id, name);
+            }
+            let kind = |known| if known == DIRECTORY { Mask::ISDIR } else { Mask::empty() };
             let known = match self.keeps_files || self.names_known {
                 true => self.files.put(&mut self.nodes, id, name, fingerprint),
                 false => None,
             };
             match known {
-                None => self.report(id, name, Mask::CREATE, out),
-                Some(known) if known == UNKNOWN || known != fingerprint => self.report(id, name, Mask::MODIFY, out),
-                Some(_) => {}
+                None => self.report(id, name, Mask::CREATE | kind(fingerprint), out),
+                Some(known) if known == fingerprint && known != UNKNOWN => {}
+                Some(known) if kind(known) != kind(fingerprint) => {
+                    self.report(id, name, Mask::DELETE | kind(known), out);
+                    self.report(id, name, Mask::CREATE | kind(fingerprint), out);
+                }
+                Some(_) => self.report(id, name, Mask::MODIFY, out),
             }
             out.spare();
         }
@@ -390,7 +422,7 @@ impl Tracker {
     fn give_up(&mut self, id: Id, outcome: Outcome, out: &mut Out<'_>) {
         let parent = self.nodes.get(id).parent;
         if parent == NONE {
-            return self.root_gone(id, "no directory is there", out);
+            return self.root_gone(id, "nothing is there", out);
         }
         if outcome == Outcome::Vanished {
             let name = self.nodes.name(id).to_vec();

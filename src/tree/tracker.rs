@@ -9,7 +9,7 @@
 //!   but for its creation, since before that there was none, so what was found came later. Any other event detaches it,
 //!   and if the name is still taken, the next session attaches what is there.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
@@ -75,6 +75,10 @@ pub(super) struct Tracker {
     pub(super) roots: Vec<Root>,
     /// There are directories that are watched for some of their entries only.
     pub(super) has_singles: bool,
+    /// Entries of directories that are watched for some only, which are directories now.
+    pub(super) turned: BTreeSet<(Id, Box<[u8]>)>,
+    /// There are roots in one another, or were.
+    pub(super) is_nested: bool,
     /// There may be roots at which something was left.
     pub(super) has_left: bool,
     /// Missing roots are waited for.
@@ -138,6 +142,8 @@ impl Tracker {
             files: Files::default(),
             roots: Vec::new(),
             has_singles: false,
+            turned: BTreeSet::new(),
+            is_nested: false,
             has_left: false,
             awaits: false,
             manner,
@@ -212,6 +218,7 @@ impl Tracker {
             }
             self.changed = true;
             self.told_of(seen, dir);
+            self.unseat(mask, dir, name, out);
             return match mask.intersects(Mask::CREATE) {
                 true => self.created(seen, dir, out),
                 false => self.removed(seen, dir, out),

@@ -58,6 +58,7 @@ pub(crate) enum Act {
     Forbid(PathBuf, u32),
     Flood(PathBuf),
     Pause(u64),
+    Hold(PathBuf, u64),
     Mount(PathBuf),
     Unmount(PathBuf),
 }
@@ -68,8 +69,10 @@ pub(crate) struct Field {
     pub(crate) root: PathBuf,
     /// Another root, or a place deep below.
     pub(crate) other: Option<PathBuf>,
-    /// That itself is moved.
-    pub(crate) moves_other: bool,
+    /// Directories that themselves are moved.
+    pub(crate) moving: Vec<PathBuf>,
+    /// What is there is held open now and then.
+    pub(crate) holds: bool,
     pub(crate) mounts: bool,
     /// Directories that stay where they are, to which links are made.
     pub(crate) targets: Vec<PathBuf>,
@@ -116,7 +119,14 @@ pub(crate) fn act(field: &Field, random: &mut Random) -> Act {
     if !field.targets.is_empty() && random.one_in(6) {
         return Act::Symlink(target(field, random), one);
     }
-    if let Some(moving) = field.other.as_ref().filter(|_| field.moves_other && random.one_in(8)) {
+    if field.holds && random.one_in(12) {
+        return Act::Hold(one, random.below(3000));
+    }
+    if !field.moving.is_empty() && random.one_in(8) {
+        let moving = match &*field.moving {
+            [only] => only,
+            several => &several[random.below(several.len() as u64) as usize],
+        };
         // With a slash at the end, it stays a directory.
         let [one, moving] = [one, moving.clone()].map(|path| path.join(""));
         return match random.below(4) {
@@ -189,6 +199,12 @@ fn try_act(act: &Act, outside: &Path) -> io::Result<()> {
             let mut options = OpenOptions::new();
             options.append(true).create(true).open(reach(&file)?)?.write_all(b"x")
         }),
+        Act::Hold(path, microseconds) => {
+            let held = fs::File::open(reach(path)?)?;
+            thread::sleep(Duration::from_micros(*microseconds));
+            drop(held);
+            Ok(())
+        }
         Act::Pause(microseconds) => {
             thread::sleep(Duration::from_micros(*microseconds));
             Ok(())

@@ -28,4 +28,5 @@ mod roots;
 mod round;
 mod scenarios;
 mod setting;
+mod several;
 mod unheard;

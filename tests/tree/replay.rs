@@ -13,8 +13,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use crate::round::run;
-use crate::setting::{Round, Second};
-use crate::support::child::{in_namespaces, in_process, mount_memory, unmount};
+use crate::setting::{Round, Second, is_root};
+use crate::support::child::{in_child, in_namespaces, in_process, mount_memory, unmount};
 use crate::support::{say, skip};
 
 pub(crate) fn number(variable: &str) -> Option<u64> {
@@ -200,6 +200,36 @@ fn replaying_gives_what_is_there_with_a_root_that_moves() {
         ..Round::of(seed)
     };
     check("a root that moves", seeds(60).map(moving));
+}
+
+fn several(seed: u64) -> Round {
+    Round {
+        second: Some(Second::Several),
+        deep: false,
+        unprivileged: !is_root(),
+        ..Round::of(seed)
+    }
+}
+
+#[test]
+fn replaying_gives_what_is_there_with_several_roots_that_come_and_go() {
+    check("with several roots", seeds(60).map(several));
+}
+
+/// The working directory is that of the whole process.
+#[test]
+fn replaying_gives_what_is_there_with_relative_roots() {
+    in_child(
+        "replay::replaying_gives_what_is_there_with_relative_roots",
+        |_| {},
+        || {
+            let relative = |seed| Round {
+                relative: true,
+                ..several(seed)
+            };
+            check("with relative roots", seeds(40).map(relative));
+        },
+    );
 }
 
 #[test]

@@ -18,12 +18,13 @@ use crate::acts::{Act, Field, Random, act, do_act};
 use crate::deep::{far_below, make_all, reach};
 use crate::model::{Model, Node, Watched, difference, disk, disk_behind_links};
 use crate::setting::{Round, Second, is_root};
+use crate::several;
 use crate::support::PATIENCE;
 use crate::support::child::{in_process, without_capabilities};
 use crate::support::kernel::{self, QueueLimit};
 
 /// Opens a tree whose kernel queue is this small. An instance keeps the limit it was made under.
-fn open(round: &Round, builder: TreeBuilder) -> Tree {
+pub(crate) fn open(round: &Round, builder: TreeBuilder) -> Tree {
     let small = || {
         round
             .queue
@@ -58,7 +59,7 @@ fn acts(round: &Round, field: &Field) -> Vec<Vec<Act>> {
 fn may_be(round: &Round, field: &Field, act: &Act) -> bool {
     match act {
         Act::Symlink(to, _) if round.links => field.targets.contains(to),
-        Act::Symlink(..) => round.second != Some(Second::Within),
+        Act::Symlink(..) => !matches!(round.second, Some(Second::Within | Second::Several)),
         Act::Forbid(..) => !round.links,
         _ => true,
     }
@@ -67,7 +68,7 @@ fn may_be(round: &Round, field: &Field, act: &Act) -> bool {
 /// Directories beside the root, and one in it, that stay where they are. With the root itself, links are made to these.
 const TARGETS: [&str; 4] = ["one", "two", "three", "root/kept"];
 
-const PROBE: &str = "probe";
+pub(crate) const PROBE: &str = "probe";
 
 /// Runs one round. An error says what does not hold.
 pub(crate) fn run(round: &Round) -> Result<(), String> {
@@ -76,7 +77,12 @@ pub(crate) fn run(round: &Round) -> Result<(), String> {
     let far = round.deep.then(|| far_below(&root.join("a")));
     let field = Field {
         other: far.or(round.is_beside().then(|| beside.clone())),
-        moves_other: round.second == Some(Second::Moving),
+        moving: match round.second {
+            Some(Second::Moving) => vec![beside.clone()],
+            Some(Second::Several) => vec![beside.clone(), root.clone()],
+            _ => Vec::new(),
+        },
+        holds: round.second == Some(Second::Several),
         root: root.clone(),
         mounts: round.mounts,
         targets: targets(round, dir.path()),
@@ -117,7 +123,10 @@ pub(crate) fn run(round: &Round) -> Result<(), String> {
                 .for_each(|thread| thread.join().expect("operations do not panic"));
             finished.store(true, Ordering::Release);
         });
-        consume(round, dir.path(), &start, &finished)
+        match round.second {
+            Some(Second::Several) => several::consume(round, dir.path(), &start, &finished),
+            _ => consume(round, dir.path(), &start, &finished),
+        }
     });
     // So that it can be removed.
     allow(dir.path());
@@ -139,12 +148,8 @@ fn allow(path: &Path) {
     }
 }
 
-fn consume(round: &Round, base: &Path, start: &Start, finished: &AtomicBool) -> Result<(), String> {
-    if round.early {
-        start.wait();
-    }
-    let root = base.join("root");
-    let builder = Tree::builder(&root)
+pub(crate) fn builder(round: &Round, root: &Path) -> TreeBuilder {
+    Tree::builder(root)
         .backend(round.backend)
         .recovery(round.recovery)
         .buffers(round.buffers)
@@ -153,7 +158,15 @@ fn consume(round: &Round, base: &Path, start: &Start, finished: &AtomicBool) -> 
         .await_missing_roots(round.second.is_some())
         .cross_mounts(round.mounts)
         .follow_symlinks(round.links)
-        .report_existing(round.early);
+        .report_existing(round.early)
+}
+
+fn consume(round: &Round, base: &Path, start: &Start, finished: &AtomicBool) -> Result<(), String> {
+    if round.early {
+        start.wait();
+    }
+    let root = base.join("root");
+    let builder = builder(round, &root);
     let builder = match round.filter {
         true => builder.filter(|dir| dir.file_name() != Some(OsStr::new(".skip"))),
         false => builder,

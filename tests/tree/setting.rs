@@ -38,6 +38,8 @@ pub(crate) struct Round {
     pub(crate) watches: Option<u64>,
     /// Links to directories are made, and followed.
     pub(crate) links: bool,
+    /// Roots are given relative to the working directory.
+    pub(crate) relative: bool,
     /// The operations are those of processes, not of threads.
     pub(crate) processes: bool,
 }
@@ -50,6 +52,8 @@ pub(crate) enum Second {
     Within,
     /// Beside the first, and renamed itself: into the first, out of it, and in exchange for what is there.
     Moving,
+    /// Several that come and go, in one another and beside, directories and files: see `several`.
+    Several,
 }
 
 impl Round {
@@ -79,6 +83,7 @@ impl Round {
             mounts: false,
             watches: None,
             links: false,
+            relative: false,
             processes: false,
         };
         round.second = match random.below(10) {
@@ -90,7 +95,7 @@ impl Round {
     }
 
     pub(crate) fn is_beside(&self) -> bool {
-        matches!(self.second, Some(Second::Beside | Second::Moving))
+        matches!(self.second, Some(Second::Beside | Second::Moving | Second::Several))
     }
 }
 
