@@ -145,6 +145,16 @@ impl Doubts {
         });
     }
 
+    /// Directories that were not where they were when one of their names was to be looked at.
+    pub(super) fn lost(&self) -> Vec<Id> {
+        let is_lost = |names: &Names| names.answers.values().any(|&answer| answer == Answer::Lost);
+        self.by_dir
+            .iter()
+            .filter(|(_, names)| is_lost(names))
+            .map(|(&dir, _)| dir)
+            .collect()
+    }
+
     /// What was found is old now. What was not to be found is looked for again if the tree has `changed`.
     pub(super) fn end_session(&mut self, changed: bool) {
         let mut open = 0;

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::found::Outcome;
+use super::found::{Found, Outcome};
 use super::mounts::Instead;
 use super::nodes::{Id, NONE, SINGLES, State, UNLISTED};
 use super::roots::Root;
@@ -69,8 +69,23 @@ impl Tracker {
     pub(super) fn covered_within(&mut self, node: Id, by: Id) {
         self.nodes.get_mut(node).state = State::Filtered;
         self.uncovered.remove(&node);
+        let mut files = Vec::new();
         for root in self.roots.iter_mut().filter(|root| root.node == node) {
             root.within = Some(by);
+            files.extend(root.file.clone());
+        }
+        for file in files {
+            if self.nodes.child(by, &file).is_some() {
+                self.has_turned(by, &file);
+            }
+        }
+    }
+
+    /// A directory was found in another. It may be what a root is that was a file.
+    pub(super) fn note_turned(&mut self, dir: Id, name: &[u8]) {
+        let is_it = |root: &Root| root.within == Some(dir) && root.file.as_deref() == Some(name);
+        if self.is_nested && self.roots.iter().any(is_it) {
+            self.has_turned(dir, name);
         }
     }
 
@@ -352,10 +367,14 @@ impl Tracker {
         node.state == State::Watched || node.first_file != NONE || self.nodes.children(root).next().is_some()
     }
 
-    /// Behind a loss, another directory was found where a root is which lies in another, and that will tell of it.
-    pub(super) fn say_exchanged_root(&mut self, root: Id, out: &mut Out<'_>) {
-        let is_another = self.nodes.get(root).state != State::Watched && self.is_known(root);
-        if is_another && self.outer(root).is_some() {
+    /// Behind a loss, another directory was found where a root is: if another root tells of that, or may, what was told of
+    /// this one is void.
+    pub(super) fn say_exchanged_root(&mut self, root: Id, found: &Found, out: &mut Out<'_>) {
+        if self.nodes.get(root).state == State::Watched || !self.is_known(root) {
+            return;
+        }
+        let other = found.outcome.wd().and_then(|wd| self.nodes.by_wd(wd));
+        if !found.listed || other.is_some_and(|other| other != root) || self.outer(root).is_some() {
             self.root_gone(root, DISPLACED, out);
         }
     }

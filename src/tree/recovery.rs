@@ -58,8 +58,9 @@ impl Tracker {
             ids[number] = *id;
         }
         for (number, &id) in ids.iter().enumerate() {
-            if id != NONE && crawl.found(number).node != NONE {
-                self.say_exchanged_root(id, out);
+            let found = crawl.found(number);
+            if id != NONE && found.node != NONE {
+                self.say_exchanged_root(id, found, out);
             }
         }
         for id in &mut ids {

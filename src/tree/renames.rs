@@ -214,6 +214,7 @@ impl Tracker {
             tracker.nodes.relink(node, new, to.name());
         });
         self.orphan_within(node);
+        self.note_turned(new, to.name());
         if old != new || !self.is_link(node) {
             self.check_links(node);
         }

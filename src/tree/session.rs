@@ -1,11 +1,13 @@
 //! What a session makes of the tree by what was found.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use super::doubts::Answer;
 use super::files::{DIRECTORY, UNKNOWN};
 use super::found::{Crawl, Found, Outcome};
 use super::jobs::Probe;
+use super::mounts::Instead;
 use super::nodes::{CONFIRMED, ENDED, Id, LINK, LISTED, NONE, SINGLES, State, UNLISTED};
 use super::tracker::{Out, Tracker};
 use crate::causes::add_error;
@@ -113,6 +115,7 @@ impl Tracker {
             self.overfull.push(dir);
             return None;
         };
+        self.note_turned(dir, name);
         let node = self.nodes.get_mut(id);
         node.session = self.session;
         node.flags = if link { LINK } else { 0 };
@@ -168,6 +171,7 @@ impl Tracker {
         if found.link {
             self.nodes.get_mut(id).flags |= LINK;
         }
+        self.note_turned(parent, name);
         ids[number] = id;
         self.settle(crawl, number, id, &found, ids, out);
     }
@@ -408,6 +412,17 @@ impl Tracker {
                 self.give_up(id, outcome, out);
             }
             out.spare();
+        }
+        let lost = if self.changed { Vec::new() } else { self.doubts.lost() };
+        for root in lost
+            .into_iter()
+            .map(|dir| self.nodes.root(dir))
+            .collect::<BTreeSet<_>>()
+        {
+            // A directory above it was renamed, of which nobody tells.
+            if let Err(Instead::Nothing | Instead::Another) = self.is_in_place(root) {
+                self.root_gone(root, DISPLACED, out);
+            }
         }
         let changed = self.changed;
         self.doubts.end_session(changed);

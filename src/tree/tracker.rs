@@ -427,6 +427,7 @@ impl Tracker {
             self.overfull.push(dir);
             return self.lay_down_overfull(out);
         };
+        self.note_turned(dir, name);
         if link {
             self.nodes.get_mut(id).flags |= LINK;
         }
