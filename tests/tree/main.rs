@@ -9,6 +9,8 @@ mod deep;
 mod ended;
 mod halves;
 mod hostile;
+mod inner_roots;
+mod known;
 mod large;
 mod limits;
 mod links;

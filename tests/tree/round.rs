@@ -148,8 +148,8 @@ fn allow(path: &Path) {
     }
 }
 
-pub(crate) fn builder(round: &Round, root: &Path) -> TreeBuilder {
-    Tree::builder(root)
+pub(crate) fn set(round: &Round, builder: TreeBuilder) -> TreeBuilder {
+    builder
         .backend(round.backend)
         .recovery(round.recovery)
         .buffers(round.buffers)
@@ -166,7 +166,7 @@ fn consume(round: &Round, base: &Path, start: &Start, finished: &AtomicBool) -> 
         start.wait();
     }
     let root = base.join("root");
-    let builder = builder(round, &root);
+    let builder = set(round, Tree::builder(&root));
     let builder = match round.filter {
         true => builder.filter(|dir| dir.file_name() != Some(OsStr::new(".skip"))),
         false => builder,

@@ -1,29 +1,17 @@
-//! A round of the replay with several roots that come and go, in one another and beside, directories and files. The consumer does
-//! what the documentation of [`Tree`](ringwatch::tree::Tree) tells to do, and nothing else.
+//! A round of the replay with several roots that come and go, in one another and beside, directories and files.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::env::set_current_dir;
-use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::Barrier as Start;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
-
-use ringwatch::tree::{OwnedChange, Recovery};
-use ringwatch::{Barrier, ErrorKind, Mask};
+use std::time::Duration;
 
 use crate::acts::Random;
-use crate::model::Watched;
-use crate::round::{PROBE, builder, open};
+use crate::known::{ANCHOR, Follower};
+use crate::round::{PROBE, open, set};
 use crate::setting::Round;
-use crate::support::PATIENCE;
-use crate::support::kernel;
-
-/// Nothing happens there, and it always is a root.
-const ANCHOR: &str = "anchor";
 
 const ROOTS: [&str; 7] = [
     "root",
@@ -35,134 +23,6 @@ const ROOTS: [&str; 7] = [
     "beside/b",
 ];
 
-/// Entries by path, and which are directories.
-type Entries = BTreeMap<PathBuf, bool>;
-
-/// All below a path, without what is there itself.
-fn below(entries: &Entries, path: &Path) -> Vec<PathBuf> {
-    let from = entries.range(path.to_owned()..).map(|(entry, _)| entry);
-    let all = from.take_while(|entry| entry.starts_with(path));
-    all.filter(|entry| *entry != path).cloned().collect()
-}
-
-fn take(entries: &mut Entries, path: &Path) -> Entries {
-    let mut taken = below(entries, path);
-    taken.push(path.to_owned());
-    taken
-        .into_iter()
-        .filter_map(|path| Some((path.clone(), entries.remove(&path)?)))
-        .collect()
-}
-
-/// What is known of what is there.
-struct Known {
-    roots: BTreeSet<PathBuf>,
-    entries: Entries,
-    /// What was renamed, until it is told where it is.
-    limbo: BTreeMap<u32, (PathBuf, Entries)>,
-    overflows: usize,
-    /// What was told, and what was asked for.
-    log: Vec<String>,
-}
-
-impl Known {
-    /// Whether a path lies in a root.
-    fn is_in_a_root(&self, path: &Path) -> bool {
-        path.ancestors().skip(1).any(|above| self.roots.contains(above))
-    }
-
-    fn apply(&mut self, change: &OwnedChange) -> Result<(), String> {
-        let mask = change.mask();
-        let moves = Mask::CREATE | Mask::DELETE | Mask::MOVE;
-        if mask.intersects(moves | Mask::Q_OVERFLOW) || change.uncovered().is_some() {
-            self.log.push(format!("{change:?}"));
-        }
-        self.overflows += usize::from(change.is_overflow());
-        let Some(path) = change.path() else { return Ok(()) };
-        if let Some(error) = change.uncovered() {
-            if self.roots.contains(&path) && error.operation() != "look into directory" {
-                below(&self.entries, &path).iter().for_each(|path| {
-                    self.entries.remove(path);
-                });
-                if !change.is_dir() || !self.is_in_a_root(&path) {
-                    self.entries.remove(&path);
-                }
-            }
-            return Ok(());
-        }
-        let cookie = change.cookie().unwrap_or(0);
-        if mask.intersects(Mask::CREATE | Mask::MOVED_TO) {
-            let parent = path.parent().expect("below the place");
-            let is_placed = self.roots.contains(&path) || self.roots.contains(parent);
-            if !is_placed && self.entries.get(parent) != Some(&true) {
-                return Err(format!("no directory for {change:?}"));
-            }
-            if mask.contains(Mask::MOVED_TO) {
-                // What was there is replaced, with all below.
-                below(&self.entries, &path).iter().for_each(|path| {
-                    self.entries.remove(path);
-                });
-            }
-            let known = self.entries.insert(path.clone(), change.is_dir());
-            // A root may have been told of in another, which was removed since.
-            if mask.contains(Mask::CREATE) && known.is_some() && !self.roots.contains(&path) {
-                return Err(format!("was there already: {change:?}"));
-            }
-            if change.renamed_from().is_some() {
-                let Some((from, taken)) = self.limbo.remove(&cookie) else {
-                    return Err(format!("nothing was moved away for {change:?}"));
-                };
-                let place = |old: PathBuf| match old == from {
-                    true => path.clone(),
-                    false => path.join(old.strip_prefix(&from).expect("below it")),
-                };
-                let moved = taken.into_iter().map(|(old, is_dir)| (place(old), is_dir));
-                self.entries.extend(moved);
-            }
-        } else if mask.intersects(Mask::DELETE | Mask::MOVED_FROM) {
-            let taken = take(&mut self.entries, &path);
-            if !taken.contains_key(&path) && !self.roots.contains(&path) {
-                return Err(format!("was not there: {change:?}"));
-            }
-            if mask.contains(Mask::MOVED_FROM) && !change.is_moved_out() {
-                self.limbo.insert(cookie, (path, taken));
-            }
-        }
-        Ok(())
-    }
-
-    /// Of what lies in no root, or where the filter wants nothing, nothing is told.
-    fn keep_to_roots(&mut self, skips: bool) {
-        let Self { roots, entries, .. } = self;
-        let is_wanted = |path: &Path, root: &Path| {
-            let dir = path.strip_prefix(root).ok().and_then(Path::parent);
-            dir.is_some_and(|dir| !skips || dir.iter().all(|name| name != ".skip"))
-        };
-        entries.retain(|path, is_dir| {
-            let is_file = roots.contains(path) && !*is_dir;
-            is_file
-                || path
-                    .ancestors()
-                    .skip(1)
-                    .any(|above| roots.contains(above) && is_wanted(path, above))
-        });
-    }
-
-    fn log(&self) -> String {
-        let shown = self.log.len().saturating_sub(4000);
-        self.log[shown..].join("\n").replace(&"n".repeat(255), "NAME")
-    }
-}
-
-struct Consumer<'a> {
-    round: &'a Round,
-    base: PathBuf,
-    skips: Arc<AtomicBool>,
-    known: Known,
-    barriers: VecDeque<Barrier>,
-    watched: Watched,
-}
-
 pub(crate) fn consume(round: &Round, base: &Path, start: &Start, finished: &AtomicBool) -> Result<(), String> {
     fs::create_dir(base.join(ANCHOR)).expect("a directory");
     if round.relative {
@@ -172,244 +32,44 @@ pub(crate) fn consume(round: &Round, base: &Path, start: &Start, finished: &Atom
         start.wait();
     }
     let base = if round.relative { Path::new("") } else { base };
-    let skips = Arc::new(AtomicBool::new(round.filter));
-    let asked = Arc::clone(&skips);
-    let first = base.join(ROOTS[0]);
-    let wanted = move |dir: &Path| !asked.load(Ordering::Relaxed) || dir.file_name() != Some(OsStr::new(".skip"));
-    let tree = builder(round, &first).root(base.join(ANCHOR)).filter(wanted);
-    let mut consumer = Consumer {
-        round,
-        base: base.to_owned(),
-        skips,
-        known: Known {
-            roots: [first, base.join(ANCHOR)].into(),
-            entries: Entries::new(),
-            limbo: BTreeMap::new(),
-            overflows: 0,
-            log: Vec::new(),
-        },
-        barriers: VecDeque::new(),
-        watched: Watched::new(open(round, tree)),
-    };
+    let opened = |builder| open(round, set(round, builder));
+    let mut follower = Follower::new(base, ROOTS[0], round.recovery, round.filter, round.early, opened);
     if !round.early {
-        consumer.known.entries = consumer.on_disk().0;
         start.wait();
     }
-    let outcome = consumer.follow(finished);
-    outcome.map_err(|fault| format!("{}\n{fault}\nroots: {:?}", consumer.known.log(), consumer.known.roots))
+    let outcome = follow(round, &mut follower, finished);
+    outcome.map_err(|fault| format!("{}\n{fault}", follower.known.log()))
 }
 
-impl Consumer<'_> {
-    fn follow(&mut self, finished: &AtomicBool) -> Result<(), String> {
-        let mut random = Random::new(self.round.seed ^ 77);
-        while !finished.load(Ordering::Acquire) {
-            self.take_one(Duration::from_millis(1))?;
-            if random.one_in(6) {
-                self.barriers.extend(self.watched.tree.barrier());
-            }
-            if self.round.slow {
-                thread::sleep(Duration::from_micros(random.below(3000)));
-            }
-            match random.below(24) {
-                0..3 => self.add_or_remove(&mut random)?,
-                3 => self.refilter()?,
-                4 => self.retry()?,
-                _ => {}
-            }
+fn follow(round: &Round, follower: &mut Follower, finished: &AtomicBool) -> Result<(), String> {
+    let mut random = Random::new(round.seed ^ 77);
+    while !finished.load(Ordering::Acquire) {
+        follower.take_one(Duration::from_millis(1))?;
+        if random.one_in(6) {
+            follower.barriers.extend(follower.watched.tree.barrier());
         }
-        // What the kernel does not tell is found out.
-        self.calm()?;
-        self.retry()?;
-        self.check()?;
-        for dir in self.on_disk().1 {
-            fs::write(dir.join(PROBE), "").expect("a probe");
+        if round.slow {
+            thread::sleep(Duration::from_micros(random.below(3000)));
         }
-        self.check().map_err(|fault| format!("with probes: {fault}"))
-    }
-
-    fn take_one(&mut self, time: Duration) -> Result<(), String> {
-        let batch = self.watched.stream.wait_timeout(time);
-        let Some(batch) = batch.map_err(|error| error.to_string())? else {
-            return Ok(());
-        };
-        for change in &batch {
-            if let Some(barrier) = change.barrier()
-                && self.barriers.pop_front() != Some(barrier)
-            {
-                return Err(format!("{barrier:?} is out of turn"));
-            }
-            let applied = self.known.apply(&change.to_owned());
-            if !self.is_lost() {
-                applied?;
-            }
-        }
-        Ok(())
-    }
-
-    /// With `Recovery::Mark` an overflow leaves it to the user what is there.
-    fn is_lost(&self) -> bool {
-        self.round.recovery == Recovery::Mark && self.known.overflows > 0
-    }
-
-    fn calm(&mut self) -> Result<(), String> {
-        let barrier = self.watched.tree.barrier().map_err(|error| error.to_string())?;
-        self.barriers.push_back(barrier);
-        let begun = Instant::now();
-        while !self.barriers.is_empty() {
-            self.take_one(PATIENCE)?;
-            if begun.elapsed() > PATIENCE {
-                return Err(format!("the barrier does not come: {:?}", self.watched.tree.stats()));
-            }
-        }
-        Ok(())
-    }
-
-    fn add_or_remove(&mut self, random: &mut Random) -> Result<(), String> {
-        let root = self.base.join(ROOTS[random.below(ROOTS.len() as u64) as usize]);
-        let tree = &self.watched.tree;
-        let is_root = self.known.roots.contains(&root);
-        self.known
-            .log
-            .push(format!("{} {root:?}", if is_root { "remove" } else { "add" }));
-        if is_root {
-            tree.remove_root(&root).map_err(|error| error.to_string())?;
-            // What was on its way is told.
-            self.calm()?;
-            self.known.roots.remove(&root);
-            self.known.keep_to_roots(self.skips.load(Ordering::Relaxed));
-        } else {
-            self.known.roots.insert(root.clone());
-            tree.add_root(&root).map_err(|error| error.to_string())?;
-        }
-        Ok(())
-    }
-
-    fn retry(&mut self) -> Result<(), String> {
-        self.known.log.push("retry".to_owned());
-        let retried = self.watched.tree.retry_uncovered();
-        retried.map_err(|error| error.to_string())
-    }
-
-    fn refilter(&mut self) -> Result<(), String> {
-        if !self.round.filter {
-            return Ok(());
-        }
-        let skipped = self.skips.fetch_xor(true, Ordering::Relaxed);
-        self.known.log.push(format!("skips: {}", !skipped));
-        self.watched.tree.refilter().map_err(|error| error.to_string())
-    }
-
-    /// The entries that are in roots, and the directories that are to be watched.
-    fn on_disk(&self) -> (Entries, BTreeSet<PathBuf>) {
-        let (mut entries, mut dirs) = (Entries::new(), BTreeSet::new());
-        let skips = self.skips.load(Ordering::Relaxed);
-        for root in &self.known.roots {
-            match fs::metadata(root).map(|found| found.is_dir()) {
-                Ok(true) => {}
-                Ok(false) => {
-                    entries.insert(root.clone(), false);
-                    continue;
+        match random.below(24) {
+            0..3 => {
+                let root = ROOTS[random.below(ROOTS.len() as u64) as usize];
+                match follower.has(root) {
+                    true => follower.remove(root)?,
+                    false => follower.add(root)?,
                 }
-                Err(_) => continue,
             }
-            let mut pending = vec![root.clone()];
-            while let Some(dir) = pending.pop() {
-                for entry in fs::read_dir(&dir).expect("a listing") {
-                    let entry = entry.expect("an entry");
-                    let path = dir.join(entry.file_name());
-                    let is_dir = entry.file_type().expect("a type").is_dir();
-                    if is_dir && !(skips && entry.file_name() == ".skip") {
-                        pending.push(path.clone());
-                    }
-                    entries.insert(path, is_dir);
-                }
-                dirs.insert(dir);
-            }
-        }
-        (entries, dirs)
-    }
-
-    fn check(&mut self) -> Result<(), String> {
-        self.calm()?;
-        self.watched.settle();
-        let (entries, dirs) = self.on_disk();
-        if !self.is_lost() {
-            self.compare(&entries)?;
-        }
-        self.compare_watches(&dirs)?;
-        let is_missing = |path: &Path| self.known.roots.contains(path) && fs::metadata(path).is_err();
-        let uncovered = self.watched.tree.uncovered().into_iter();
-        match uncovered
-            .filter(|one| one.error.kind() != ErrorKind::NotFound || !is_missing(&one.path))
-            .map(|one| one.error.to_string())
-            .next()
-        {
-            Some(uncovered) => Err(format!("not covered: {uncovered}")),
-            None => Ok(()),
+            3 if round.filter => follower.refilter()?,
+            4 => follower.retry()?,
+            _ => {}
         }
     }
-
-    /// A root that is a directory, and in no other, is no entry.
-    fn compare(&self, entries: &Entries) -> Result<(), String> {
-        let known = &self.known.entries;
-        let is_entry = |(path, is_dir): &(&PathBuf, &bool)| !**is_dir || self.known.is_in_a_root(path);
-        let gone = known
-            .iter()
-            .filter(is_entry)
-            .find(|(path, is_dir)| entries.get(*path) != Some(*is_dir));
-        let missing = entries.iter().find(|(path, is_dir)| known.get(*path) != Some(*is_dir));
-        if gone.is_none() && missing.is_none() {
-            return Ok(());
-        }
-        Err(format!(
-            "not on the disk: {gone:?}, not reported: {missing:?}, roots {:?}, overflows {}, uncovered {:?}",
-            self.known.roots,
-            self.known.overflows,
-            self.watched.tree.uncovered(),
-        ))
+    follower.calm()?;
+    // What the kernel does not tell is found out.
+    follower.retry()?;
+    follower.check()?;
+    for dir in follower.on_disk().1 {
+        fs::write(dir.join(PROBE), "").expect("a probe");
     }
-
-    /// Each directory once. Those above roots that are files or missing may be watched for these.
-    fn compare_watches(&self, dirs: &BTreeSet<PathBuf>) -> Result<(), String> {
-        let place = |path: &Path| kernel::place_of(&path.join("."));
-        let wanted: BTreeMap<_, _> = dirs.iter().map(|dir| (place(dir), dir)).collect();
-        let device = place(&self.base.join(ANCHOR)).1;
-        let mut watched = kernel::all_watched_with(&self.base.join(ANCHOR));
-        watched.retain(|watch| watch.1 == device);
-        let is_dir = |path: &Path| fs::metadata(path).is_ok_and(|found| found.is_dir());
-        let others = self.known.roots.iter().filter(|root| !is_dir(root));
-        let above: BTreeSet<_> = others
-            .filter_map(|root| root.ancestors().skip(1).find(|above| is_dir(&above.join("."))))
-            .map(place)
-            .collect();
-        let missing = wanted.iter().find(|(place, _)| !watched.contains(place));
-        let more: Vec<_> = watched
-            .iter()
-            .filter(|place| !wanted.contains_key(*place) && !above.contains(*place))
-            .collect();
-        if missing.is_none() && more.is_empty() {
-            return Ok(());
-        }
-        let more = more
-            .into_iter()
-            .map(|at| {
-                let all = fs::read_dir("/proc/self/fd/../../../dev/shm").is_ok();
-                let found = std::process::Command::new("find")
-                    .arg(self.base.join("."))
-                    .arg("-inum")
-                    .arg(at.0.to_string())
-                    .output();
-                (
-                    all,
-                    at,
-                    String::from_utf8_lossy(&found.expect("it runs").stdout).into_owned(),
-                )
-            })
-            .collect::<Vec<_>>();
-        Err(format!(
-            "unwatched: {missing:?}, watched without need: {more:?}, roots {:?}, uncovered {:?}",
-            self.known.roots,
-            self.watched.tree.uncovered()
-        ))
-    }
+    follower.check().map_err(|fault| format!("with probes: {fault}"))
 }
