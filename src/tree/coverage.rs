@@ -226,6 +226,9 @@ impl Tracker {
 
     /// Says something of the roots that have their directory here, or of one of these.
     pub(super) fn emit_root_error(&mut self, id: Id, only: Option<&[u8]>, error: &Error, out: &mut Out<'_>) {
+        if self.silent {
+            return;
+        }
         let is_it = |root: &&Root| root.node == id && only.is_none_or(|path| root.path == path);
         let files: Vec<_> = self.roots.iter().filter(is_it).map(|root| root.file.clone()).collect();
         for file in files {

@@ -3,20 +3,15 @@
 //! Such a root has no watch of its own: it is covered in the other, and looked at again when that ends. While its directory is
 //! not known there, but may be told of any moment, it waits for that, so that parents are told before children.
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::found::{Found, Outcome};
-use super::mounts::Instead;
+use super::found::Outcome;
 use super::nodes::{Id, NONE, SINGLES, State, UNLISTED};
 use super::roots::Root;
-use super::session::DISPLACED;
 use super::tracker::{Out, Seen, Tracker};
-use crate::error::{Error, ErrorKind};
-use crate::mask::Mask;
 
 /// What was found where a root is, and left to another.
 #[derive(Clone, Copy, Debug)]
@@ -34,23 +29,14 @@ pub(super) struct Left {
 /// later.
 const MOST_LEFT: u32 = 64;
 
-fn last_name(path: &[u8]) -> Option<&[u8]> {
-    Path::new(OsStr::from_bytes(path)).file_name().map(OsStr::as_bytes)
-}
-
 impl Tracker {
     /// Entries of other roots that are where this one is.
-    fn places(&self, root: Id) -> impl Iterator<Item = Id> {
+    pub(super) fn places(&self, root: Id) -> impl Iterator<Item = Id> {
         let down = |at: Id, name: &OsStr| self.nodes.child(at, name.as_bytes());
         let there = self
             .others(root)
             .filter_map(move |(other, names)| names.iter().try_fold(other.node, down));
         there.filter(|&id| self.nodes.get(id).parent != NONE)
-    }
-
-    /// Whether a root lies in another that does not know yet of what is there.
-    pub(super) fn is_untold(&self, root: Id) -> bool {
-        self.others(root).next().is_some() && self.places(root).next().is_none()
     }
 
     /// Those of them that are not covered.
@@ -165,7 +151,7 @@ impl Tracker {
 
     /// If the path of a root is below that of another: whether what is on the way down is still to be looked at, or has been
     /// in this session.
-    fn outer(&self, root: Id) -> Option<bool> {
+    pub(super) fn outer(&self, root: Id) -> Option<bool> {
         let unsettled = |id: Id| self.nodes.get(id).state == State::Pending || self.is_fresh(id);
         self.ways(root)
             .map(|way| way.into_iter().any(unsettled))
@@ -184,7 +170,7 @@ impl Tracker {
     }
 
     /// The roots that are directories above another, and the names from there down to it.
-    fn others(&self, root: Id) -> impl Iterator<Item = (&Root, &Path)> {
+    pub(super) fn others(&self, root: Id) -> impl Iterator<Item = (&Root, &Path)> {
         let path = Path::new(OsStr::from_bytes(self.nodes.name(root)));
         let others = self
             .roots
@@ -288,24 +274,6 @@ impl Tracker {
         }
     }
 
-    /// Of roots in one that is to go which do not go on nothing is known from here on, not even whether they are there.
-    pub(super) fn say_unreleased(&mut self, outer: Id, out: &mut Out<'_>) {
-        if self.silent {
-            return;
-        }
-        let is_left = |root: &&Root| {
-            let is_in = self.others(root.node).any(|(other, _)| other.node == outer);
-            is_in && self.nodes.get(root.node).state != State::Watched
-        };
-        let left: Vec<_> = self.roots.iter().filter(is_left).cloned().collect();
-        for root in left {
-            let cause = "it was told of in a root that is none any more";
-            let error = Error::text(ErrorKind::Cancelled, "watch root", cause);
-            let file = root.file.unwrap_or_default();
-            self.emit_error(root.node, &file, Mask::empty(), error, out);
-        }
-    }
-
     /// The directory by which another root covers all that is in this one.
     fn covering(&self, root: &Root) -> Option<Id> {
         let by = match &root.file {
@@ -331,147 +299,6 @@ impl Tracker {
         // For want of room it was not taken as it is.
         if !self.is_named_alike(root, place) {
             self.take_over(root, place, out);
-        }
-    }
-
-    /// What a root covers is to be told of at this place from now on, which is not the path of the root. Both paths lead to it;
-    /// or the root is not there any more, which may not have been told, since one above it has moved.
-    pub(super) fn take_over(&mut self, root: Id, place: Id, out: &mut Out<'_>) {
-        match self.is_in_place(root) {
-            Ok(()) => {
-                self.say_aliased(root, out);
-                self.yield_root(root, place);
-            }
-            Err(Instead::Unknown(code)) => {
-                self.lay_down(root, out);
-                self.refused(root, "watch root", code, out);
-            }
-            Err(Instead::Nothing | Instead::Another) => self.root_gone(root, DISPLACED, out),
-        }
-    }
-
-    /// Roots to whose directories their paths lead no more, which nobody may have told.
-    pub(super) fn say_displaced_roots(&mut self, out: &mut Out<'_>) {
-        for root in self.root_nodes() {
-            if self.nodes.get(root).state == State::Watched
-                && let Err(Instead::Nothing | Instead::Another) = self.is_in_place(root)
-            {
-                self.root_gone(root, DISPLACED, out);
-            }
-        }
-    }
-
-    /// Whether a root covers a directory, or did, and what was told of that stands.
-    pub(super) fn is_known(&self, root: Id) -> bool {
-        let node = self.nodes.get(root);
-        node.state == State::Watched || node.first_file != NONE || self.nodes.children(root).next().is_some()
-    }
-
-    /// Behind a loss, another directory was found where a root is: if another root tells of that, or may, what was told of
-    /// this one is void.
-    pub(super) fn say_exchanged_root(&mut self, root: Id, found: &Found, out: &mut Out<'_>) {
-        if self.nodes.get(root).state == State::Watched || !self.is_known(root) {
-            return;
-        }
-        let other = found.outcome.wd().and_then(|wd| self.nodes.by_wd(wd));
-        if !found.listed || other.is_some_and(|other| other != root) || self.outer(root).is_some() {
-            self.root_gone(root, DISPLACED, out);
-        }
-    }
-
-    /// What was told at this path or below is void: roots that cover something there themselves tell of it again.
-    pub(super) fn tell_again_in(&mut self, path: &[u8], by: Id) {
-        if self.nodes.get(by).flags & SINGLES != 0 {
-            return;
-        }
-        let as_path = |bytes| Path::new(OsStr::from_bytes(bytes));
-        let is_inside = |root: &&Root| {
-            let covers = root.node != by && self.nodes.get(root.node).state == State::Watched;
-            covers && as_path(self.nodes.name(root.node)).starts_with(as_path(path))
-        };
-        let inner: BTreeSet<_> = self.roots.iter().filter(is_inside).map(|root| root.node).collect();
-        for root in inner {
-            self.stirred = true;
-            self.drop_below(root);
-            self.look_again(root);
-        }
-    }
-
-    /// Something is told of an entry at which, or below, a root is that covers a directory itself. That is not there any more, or
-    /// what was told of it is void with this.
-    pub(super) fn unseat(&mut self, mask: Mask, dir: Id, name: &[u8], out: &mut Out<'_>) {
-        if !self.is_nested {
-            return;
-        }
-        let may_be_below = |path: &[u8]| path.split(|&byte| byte == b'/').any(|part| part == name);
-        let covers = |root: &&Root| {
-            let is_whole = root.file.is_none() && root.node != dir;
-            is_whole && self.nodes.get(root.node).state == State::Watched && may_be_below(&root.path)
-        };
-        let roots: Vec<_> = self.roots.iter().filter(covers).map(|root| root.node).collect();
-        if roots.is_empty() {
-            return;
-        }
-        let entry = Path::new(OsStr::from_bytes(&self.nodes.path(dir))).join(OsStr::from_bytes(name));
-        for root in roots {
-            if !Path::new(OsStr::from_bytes(self.nodes.name(root))).starts_with(&entry) {
-                continue;
-            }
-            match self.is_in_place(root) {
-                Err(Instead::Nothing | Instead::Another) => self.root_gone(root, DISPLACED, out),
-                _ if mask.contains(Mask::CREATE) => {}
-                _ => {
-                    let cause = "what was there has gone, and it is looked at anew";
-                    let error = Error::text(ErrorKind::Other, "watch root", cause);
-                    if !self.silent {
-                        self.emit_root_error(root, None, &error, out);
-                    }
-                    self.drop_below(root);
-                    self.look_later(root);
-                }
-            }
-        }
-    }
-
-    /// A root is to cover a directory itself that is not the one another root has under that path: that has it no more.
-    pub(super) fn void_places(&mut self, root: Id, out: &mut Out<'_>) {
-        for place in self.covered_places(root) {
-            let mut top = place;
-            while self.nodes.get(top).parent != NONE {
-                top = self.nodes.get(top).parent;
-            }
-            match self.is_in_place(top) {
-                Err(Instead::Nothing | Instead::Another) => self.root_gone(top, DISPLACED, out),
-                _ => self.unsettle(place, out),
-            }
-        }
-    }
-
-    /// Roots that have the path of a directory which was found in another, or whose files are in that, and cover what is not
-    /// there any more.
-    pub(super) fn displaced_by(&mut self, place: Id) -> Vec<Id> {
-        let is_root = self.nodes.get(place).parent == NONE;
-        if self.is_link(place) || is_root && !self.has_singles {
-            return Vec::new();
-        }
-        let name = last_name(self.nodes.name(place));
-        let covers = |root: &&Root| {
-            let may_be = root.node != place && (root.file.is_some() || !is_root);
-            may_be && last_name(self.nodes.name(root.node)) == name && self.is_known(root.node)
-        };
-        let roots: BTreeSet<_> = self.roots.iter().filter(covers).map(|root| root.node).collect();
-        roots
-            .into_iter()
-            .filter(|&root| self.is_named_alike(root, place))
-            .collect()
-    }
-
-    /// Says that files which are roots are told of in another from here on: what happened meanwhile may not be.
-    pub(super) fn say_yielded(&mut self, root: Id, out: &mut Out<'_>) {
-        if !self.silent {
-            let cause = "another root has its directory, and tells of it from here on";
-            let error = Error::text(ErrorKind::Other, "watch root", cause);
-            self.emit_root_error(root, None, &error, out);
         }
     }
 

@@ -2,13 +2,14 @@
 //!
 //! A layer on the same descriptor, buffers and reader thread as [`Inotify`](crate::Inotify), which knows nothing of it.
 //!
-//! `tracker` holds what the tree is and applies records to it; `jobs` says what a session looks at, `session` makes findings
-//! part of it, `recovery` those after a loss; `links` knows what is reached in several ways; `nodes`, `files` and `texts` are its
-//! memory; `swaps` remembers renames that may be half of an exchange, `doubts` the names that are to be looked at for it. None of
-//! these makes a system call. `crawl`, `look` and `above` look at the disk, `worker` drives both, `ahead` and `halves` find the
-//! halves of renames in what was `read`, `marks` sets markers, `settled` says when the tree is open and when a barrier passes,
-//! `awaited` hears of roots that are missing, `mounts` notices what is mounted, of which `herald` tells it; `batch`, `change`,
-//! `outlet` and `stream` are the way to the consumer.
+//! `tracker` holds what the tree is and applies records to it; `jobs` says what a session looks at, `session` makes findings part
+//! of it, `recovery` those after a loss; `links` knows what is reached in several ways; `nodes`, `files` and `texts` are its
+//! memory; `roots` are where it begins, `inner_roots` those in another, `displaced` those that are not where they were; `swaps`
+//! remembers renames that may be half of an exchange, `doubts` the names that are to be looked at for it. None of these makes a
+//! system call, but `roots` and `displaced` to find out where a path leads. `crawl`, `look` and `above` look at the disk,
+//! `worker` drives both, `ahead` and `halves` find the halves of renames in what was `read`, `marks` sets markers, `settled` says
+//! when the tree is open and when a barrier passes, `awaited` hears of roots that are missing, `mounts` notices what is mounted,
+//! of which `herald` tells it; `batch`, `change`, `outlet` and `stream` are the way to the consumer.
 
 mod above;
 mod ahead;
@@ -20,6 +21,7 @@ mod builder;
 mod change;
 mod coverage;
 mod crawl;
+mod displaced;
 mod doubts;
 #[cfg(test)]
 mod fed;
@@ -130,11 +132,13 @@ use crate::sys::thread::spawn_without_signals;
 /// Take what is there when the tree is open, and then change by change:
 ///
 /// - `CREATE` and `MOVED_TO` put an entry in its place; with [`renamed_from`](Change::renamed_from), the one that was there, with all
-///   below. `DELETE` and `MOVED_FROM` take it away, with all below. What has no such bit changes no entry, and may be about one that
-///   came and went before it was seen.
-/// - A root in another keeps what was told of it when its own directory is told of.
-/// - Of a root that is [uncovered](Change::uncovered) nothing is known any more; anything else is then reported as gone and made
-///   first.
+///   below. `MOVED_TO` replaces what was in that place, with all below; what is below a `CREATE` was told of in a root that is there,
+///   and stays. `DELETE` and `MOVED_FROM` take an entry away, with all below. What has no such bit changes no entry, and may be about
+///   one that came and went before it was seen.
+/// - Of a root that is [uncovered](Change::uncovered) nothing is known any more of what is below, also in roots that lie in it; nor,
+///   if that is said without [`ISDIR`](crate::Mask::ISDIR), whether there is something itself. Anything else is reported as gone and
+///   made first.
+/// - Where a root ends, what is in no other that wants it is not told of any more.
 ///
 /// With that, behind a [`barrier`](Self::barrier) that is set once nothing happens any more, all entries are those on the disk; behind
 /// an overflow with [`Recovery::Diff`], or if everything is looked at again with [`Recovery::Mark`].
@@ -336,7 +340,8 @@ impl Tree {
     /// A root that lies in another is covered there, and its changes are reported once, behind that of its own directory. If
     /// the other is added later, what is in the one that was there is not reported again, unless it has other paths there: then
     /// the one is said to be watched under another path, or to be gone if it is not where it was, and what is in it is reported in
-    /// the other. One that is there already is looked at again if it is not covered.
+    /// the other. A root that is a file is then said to be told of in the other, and reported there once more, since nobody hears
+    /// what happens to it meanwhile. One that is there already is looked at again if it is not covered.
     ///
     /// # Errors
     /// [`Closed`](ErrorKind::Closed); [`InvalidInput`](ErrorKind::InvalidInput) if the path is longer than 64 KiB,
@@ -347,7 +352,9 @@ impl Tree {
     }
 
     /// Ends a root, with all below. Changes that were read are still delivered; what lies in another root goes on. If it is not
-    /// covered there, it is reported as gone and made again, since what was in it is not known any more.
+    /// covered there, it is reported as gone and made again, since what was in it is not known any more, or, if the other has not told
+    /// of it yet, said to be [uncovered](Change::uncovered) with [`Cancelled`](ErrorKind::Cancelled). So is a root in this one that
+    /// does not go on as it is: what there is of it is then reported.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) if it is none, [`Closed`](ErrorKind::Closed).

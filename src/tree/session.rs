@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
+use super::displaced::DISPLACED;
 use super::doubts::Answer;
 use super::files::{DIRECTORY, UNKNOWN};
 use super::found::{Crawl, Found, Outcome};
@@ -18,9 +19,6 @@ use crate::sys::dir::Kind;
 const MADE: Mask = Mask::CREATE.union(Mask::ISDIR);
 /// Names in one directory that may be in doubt until that may be searched: whoever renames in it could make more and more.
 pub(super) const MOST_FORBIDDEN: usize = 1_024;
-
-/// Why a root is gone of which nobody told that.
-pub(super) const DISPLACED: &str = "its path leads elsewhere";
 
 pub(super) const GONE: Mask = Mask::DELETE.union(Mask::ISDIR);
 
@@ -338,7 +336,7 @@ impl Tracker {
         }
         self.report(parent, &name, GONE, out);
         self.report(parent, &name, MADE, out);
-        if self.roots.len() > 1 {
+        if self.is_nested {
             let path = self.nodes.path(id);
             self.tell_again_in(&path, id);
         }
