@@ -7,13 +7,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::nodes::Id;
+use super::tracker::ENTRIES;
 use super::worker::Worker;
 use crate::mask::Mask;
 use crate::sys::dir::{Dir, is_absent};
 
-/// What tells of a root where it can't be watched itself.
-const ABOVE: Mask = Mask::CREATE
-    .union(Mask::MOVED_TO)
+/// What tells of a root where it can't be watched itself. All that tells of entries: if the directory comes to the tree before this
+/// is read, one that was made is not to be taken for one that is there.
+const ABOVE: Mask = ENTRIES
     .union(Mask::ATTRIB)
     .union(Mask::DELETE_SELF)
     .union(Mask::MOVE_SELF);
@@ -41,6 +42,13 @@ impl Worker {
         }
         // It may have appeared before it was waited for.
         self.look_for_roots();
+    }
+
+    /// Whether roots are waited for, or their permissions.
+    pub(super) fn awaits_any(&self) -> bool {
+        let tracker = &self.tracker;
+        !self.awaiting.is_empty()
+            && (tracker.roots.iter().any(|root| tracker.is_awaited(root)) || !tracker.forbidden_roots().is_empty())
     }
 
     /// Roots that are there, or may be covered, and were not before, are to be looked at. Answers whether there are others.

@@ -150,10 +150,7 @@ impl Tracker {
         for known in self.roots.iter_mut().filter(|known| known.node == root) {
             known.awaited = awaits;
         }
-        // What was told of roots in it is void with what was said here.
-        let path = self.nodes.name(root).to_vec();
-        self.tell_again_in(&path, root);
-        // Another root may have told of what is there now, which is too.
+        // Another root may have told of what is there now, which is void with what was said here.
         for place in self.covered_places(root) {
             self.stirred = true;
             self.unsettle(place, out);
@@ -218,28 +215,32 @@ impl Tracker {
             return;
         }
         if self.nodes.get(id).parent != NONE {
+            if self.is_covered_by_root(id) {
+                // Of that it would be said as well.
+                return;
+            }
             let (parent, name) = (self.nodes.get(id).parent, self.nodes.name(id).to_vec());
             return self.emit_error(parent, &name, Mask::ISDIR, error, out);
         }
-        self.emit_root_error(id, None, &error, out);
+        self.emit_root_error(id, &error, out);
     }
 
-    /// Says something of the roots that have their directory here, or of one of these.
-    pub(super) fn emit_root_error(&mut self, id: Id, only: Option<&[u8]>, error: &Error, out: &mut Out<'_>) {
-        if self.silent {
-            return;
-        }
-        let is_it = |root: &&Root| root.node == id && only.is_none_or(|path| root.path == path);
-        let files: Vec<_> = self.roots.iter().filter(is_it).map(|root| root.file.clone()).collect();
+    /// Says something of the roots that have their directory here.
+    pub(super) fn emit_root_error(&mut self, id: Id, error: &Error, out: &mut Out<'_>) {
+        let here = self.roots.iter().filter(|root| root.node == id);
+        let files: Vec<_> = here.map(|root| root.file.clone()).collect();
         for file in files {
             match file {
                 Some(file) => self.emit_error(id, &file, Mask::empty(), error.clone(), out),
-                None => self.emit_error(id, b"", Mask::ISDIR, error.clone(), out),
+                None => self.say_void(id, Mask::ISDIR, error.clone(), out),
             }
         }
     }
 
     pub(super) fn emit_error(&mut self, dir: Id, name: &[u8], mask: Mask, error: Error, out: &mut Out<'_>) {
+        if self.silent {
+            return;
+        }
         let error = error.at(&self.path_of(dir, name));
         let dir = out.draft.dir(&mut self.nodes, out.memory, dir);
         out.draft.error(Some(dir), name, mask, error);

@@ -66,6 +66,27 @@ impl Tracker {
         }
     }
 
+    /// Says why nothing is known of what is in a root, also in others that lie in it: those tell of it again.
+    pub(super) fn say_void(&mut self, root: Id, mask: Mask, error: Error, out: &mut Out<'_>) {
+        self.emit_error(root, b"", mask, error, out);
+        let path = self.nodes.name(root).to_vec();
+        self.tell_again_in(&path, root);
+    }
+
+    /// Whether a root covers itself the directory that has this place in another.
+    pub(super) fn is_covered_by_root(&mut self, place: Id) -> bool {
+        if !self.is_nested {
+            return false;
+        }
+        let name = self.nodes.name(place);
+        let covers = |root: &&Root| {
+            let is_whole = root.file.is_none() && self.nodes.get(root.node).state == State::Watched;
+            is_whole && last_name(&root.path) == Some(name)
+        };
+        let roots: Vec<_> = self.roots.iter().filter(covers).map(|root| root.node).collect();
+        roots.into_iter().any(|root| self.is_named_alike(root, place))
+    }
+
     /// What was told at this path or below is void: roots that cover something there themselves tell of it again.
     pub(super) fn tell_again_in(&mut self, path: &[u8], by: Id) {
         if !self.is_nested || self.nodes.get(by).flags & SINGLES != 0 {
@@ -110,7 +131,7 @@ impl Tracker {
                 _ => {
                     let cause = "what was there has gone, and it is looked at anew";
                     let error = Error::text(ErrorKind::Other, "watch root", cause);
-                    self.emit_root_error(root, None, &error, out);
+                    self.emit_root_error(root, &error, out);
                     self.drop_below(root);
                     self.look_later(root);
                 }
@@ -152,24 +173,28 @@ impl Tracker {
     pub(super) fn say_yielded(&mut self, root: Id, out: &mut Out<'_>) {
         let cause = "another root has its directory, and tells of it from here on";
         let error = Error::text(ErrorKind::Other, "watch root", cause);
-        self.emit_root_error(root, None, &error, out);
+        self.emit_root_error(root, &error, out);
     }
 
     /// Of roots in one that is to go which do not go on nothing is known from here on, not even whether they are there.
     pub(super) fn say_unreleased(&mut self, outer: Id, out: &mut Out<'_>) {
-        if self.silent {
-            return;
-        }
         let is_left = |root: &&Root| {
             let is_in = self.others(root.node).any(|(other, _)| other.node == outer);
-            is_in && self.nodes.get(root.node).state != State::Watched
+            let by = root.within.unwrap_or(root.node);
+            let goes_on = self.nodes.get(by).state == State::Watched && !self.is_below(by, outer);
+            is_in && !goes_on
         };
         let left: Vec<_> = self.roots.iter().filter(is_left).cloned().collect();
         for root in left {
             let cause = "it was told of in a root that is none any more";
             let error = Error::text(ErrorKind::Cancelled, "watch root", cause);
-            let file = root.file.unwrap_or_default();
-            self.emit_error(root.node, &file, Mask::empty(), error, out);
+            match root.file {
+                Some(file) => {
+                    self.files.remove(&mut self.nodes, root.node, &file);
+                    self.emit_error(root.node, &file, Mask::empty(), error, out);
+                }
+                None => self.say_void(root.node, Mask::empty(), error, out),
+            }
         }
     }
 

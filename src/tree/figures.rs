@@ -86,16 +86,17 @@ impl Worker {
     pub(super) fn publish(&mut self) {
         let figures = &self.shared.figures;
         let watched = self.tracker.nodes.watched();
-        self.inotify
-            .watches
-            .store(watched + self.tracker.releasing.len(), Ordering::Relaxed);
+        // Those by which roots were waited for that are there now go in the next pause.
+        let idle = if self.awaits_any() { 0 } else { self.awaiting.len() };
+        let releasing = self.tracker.releasing.len() + idle;
+        self.inotify.watches.store(watched + releasing, Ordering::Relaxed);
         figures.directories.store(watched, Ordering::Relaxed);
         figures.files.store(
             if self.compares { self.tracker.files.len() } else { 0 },
             Ordering::Relaxed,
         );
         figures.uncovered.store(self.tracker.uncovered.len(), Ordering::Relaxed);
-        figures.releasing.store(self.tracker.releasing.len(), Ordering::Relaxed);
+        figures.releasing.store(releasing, Ordering::Relaxed);
         let (nodes, files) = (self.tracker.nodes.memory(), self.tracker.files.memory());
         figures.memory.store(nodes.0 + files.0, Ordering::Relaxed);
         figures.name_memory.store(nodes.1 + files.1, Ordering::Relaxed);

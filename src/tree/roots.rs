@@ -144,13 +144,7 @@ impl Tracker {
         let root = self.roots.iter().find(|root| root.path == path);
         let covering = root.filter(|root| self.nodes.get(root.node).state == State::Watched);
         let twins = covering.map_or_else(Vec::new, |root| self.twins(root.node));
-        if let Some(node) = covering.map(|root| root.node)
-            && self.is_untold(node)
-        {
-            let cause = "it is no root any more, and the one above it has not told of it yet";
-            let error = Error::text(ErrorKind::Cancelled, "watch root", cause);
-            self.emit_root_error(node, Some(path), &error, out);
-        }
+        let covering = covering.map(|root| (root.node, root.file.clone()));
         if let Some(root) = self.roots.iter().find(|root| root.path == path)
             && !self
                 .roots
@@ -161,6 +155,16 @@ impl Tracker {
             self.release_inner(node, out);
             self.release_files(node);
             self.say_unreleased(node, out);
+        }
+        if let Some((node, file)) = covering
+            && self.is_untold(node)
+        {
+            let cause = "it is no root any more, and the one above it has not told of it yet";
+            let error = Error::text(ErrorKind::Cancelled, "watch root", cause);
+            match file {
+                Some(file) => self.emit_error(node, &file, Mask::empty(), error, out),
+                None => self.say_void(node, Mask::empty(), error, out),
+            }
         }
         let removed = self.forget_root(path);
         twins.into_iter().for_each(|twin| self.report_another(twin, out));
@@ -387,6 +391,19 @@ impl Tracker {
     /// back, or another root has it, is there.
     pub(super) fn is_awaited(&self, root: &Root) -> bool {
         root.awaited && self.nodes.get(root.node).state == State::Uncovered
+    }
+
+    /// Roots that were missing are begun with again: what was a directory may be a file now.
+    pub(super) fn replace_missing(&mut self) {
+        let is_missing = |root: &&Root| {
+            let why = self.uncovered.get(&root.node).map(Error::kind);
+            self.nodes.get(root.node).state == State::Uncovered && why == Some(ErrorKind::NotFound)
+        };
+        let missing = self.roots.iter().filter(is_missing).map(|root| root.path.clone());
+        missing
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|path| self.replace_root(path));
     }
 
     /// Missing roots that are there now are to be looked at. Answers whether there are any that are not.

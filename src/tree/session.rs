@@ -298,6 +298,12 @@ impl Tracker {
             Outcome::Failed(code) | Outcome::Unlisted { code, .. } => {
                 ids[number] = NONE;
                 self.release(found.outcome);
+                if self.nodes.get(id).parent == NONE
+                    && let Some(&place) = self.covered_places(id).first()
+                {
+                    // Another root covers what may not be looked at any more.
+                    return self.covered_within(id, place);
+                }
                 self.renew(id, out);
                 self.uncover_others_within(id);
                 self.nodes.get_mut(id).state = State::Uncovered;

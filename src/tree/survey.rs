@@ -105,6 +105,7 @@ impl Worker {
         };
         self.tracker.say_displaced_roots(out);
         self.hand_on(None, draft);
+        self.tracker.replace_missing();
         let uncovered = std::mem::take(&mut self.tracker.uncovered);
         uncovered.into_keys().for_each(|id| self.tracker.try_again(id));
     }

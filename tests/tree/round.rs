@@ -5,8 +5,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Barrier as Start;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -101,7 +101,7 @@ pub(crate) fn run(round: &Round) -> Result<(), String> {
         }
     }
     let acts = acts(round, &field);
-    let (start, finished) = (Start::new(round.threads + 1), AtomicBool::new(false));
+    let (start, finished) = (Start::default(), AtomicBool::new(false));
     let outcome = thread::scope(|scope| {
         let threads: Vec<_> = acts
             .iter()
@@ -123,6 +123,7 @@ pub(crate) fn run(round: &Round) -> Result<(), String> {
                 .for_each(|thread| thread.join().expect("operations do not panic"));
             finished.store(true, Ordering::Release);
         });
+        let _begins = Begins(&start);
         match round.second {
             Some(Second::Several) => several::consume(round, dir.path(), &start, &finished),
             _ => consume(round, dir.path(), &start, &finished),
@@ -138,7 +139,7 @@ fn targets(round: &Round, base: &Path) -> Vec<PathBuf> {
     names.map(|name| base.join(name)).collect()
 }
 
-fn allow(path: &Path) {
+pub(crate) fn allow(path: &Path) {
     let Ok(reached) = reach(path) else { return };
     let _ = fs::set_permissions(&reached, fs::Permissions::from_mode(0o755));
     for entry in fs::read_dir(&reached).into_iter().flatten().flatten() {
@@ -155,15 +156,47 @@ pub(crate) fn set(round: &Round, builder: TreeBuilder) -> TreeBuilder {
         .buffers(round.buffers)
         .buffer_size(round.buffer_size)
         .batch_window(round.window)
-        .await_missing_roots(round.second.is_some())
+        .await_missing_roots(round.awaits())
         .cross_mounts(round.mounts)
         .follow_symlinks(round.links)
         .report_existing(round.early)
 }
 
+/// When the operations begin.
+#[derive(Default)]
+pub(crate) struct Start {
+    has_begun: Mutex<bool>,
+    begins: Condvar,
+}
+
+impl Start {
+    pub(crate) fn begin(&self) {
+        *self.has_begun.lock().expect("no panic") = true;
+        self.begins.notify_all();
+    }
+
+    fn wait(&self) {
+        let has_begun = self.has_begun.lock().expect("no panic");
+        drop(
+            self.begins
+                .wait_while(has_begun, |has_begun| !*has_begun)
+                .expect("no panic"),
+        );
+    }
+}
+
+/// Also if nobody has them begin, as where a tree does not open, they come to an end.
+struct Begins<'a>(&'a Start);
+
+impl Drop for Begins<'_> {
+    fn drop(&mut self) {
+        self.0.begin();
+    }
+}
+
 fn consume(round: &Round, base: &Path, start: &Start, finished: &AtomicBool) -> Result<(), String> {
     if round.early {
-        start.wait();
+        start.begin();
     }
     let root = base.join("root");
     let builder = set(round, Tree::builder(&root));
@@ -191,7 +224,7 @@ fn consume(round: &Round, base: &Path, start: &Start, finished: &AtomicBool) -> 
     let mut contents = Node::dir();
     if !round.early {
         contents = consumer.contents(&consumer.root, &consumer.uncovered());
-        start.wait();
+        start.begin();
     }
     consumer.put("root", Some(contents));
     let outcome = consumer.follow(finished);

@@ -94,6 +94,14 @@ impl Round {
         round
     }
 
+    /// Whether roots that are missing are waited for.
+    pub(crate) fn awaits(&self) -> bool {
+        match self.second {
+            Some(Second::Several) => self.early || !self.seed.is_multiple_of(4),
+            second => second.is_some(),
+        }
+    }
+
     pub(crate) fn is_beside(&self) -> bool {
         matches!(self.second, Some(Second::Beside | Second::Moving | Second::Several))
     }

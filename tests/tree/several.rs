@@ -3,14 +3,13 @@
 use std::env::set_current_dir;
 use std::fs;
 use std::path::Path;
-use std::sync::Barrier as Start;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crate::acts::Random;
 use crate::known::{ANCHOR, Follower};
-use crate::round::{PROBE, open, set};
+use crate::round::{PROBE, Start, allow, open, set};
 use crate::setting::Round;
 
 const ROOTS: [&str; 7] = [
@@ -29,19 +28,24 @@ pub(crate) fn consume(round: &Round, base: &Path, start: &Start, finished: &Atom
         set_current_dir(base).expect("it is there");
     }
     if round.early {
-        start.wait();
+        start.begin();
     }
     let base = if round.relative { Path::new("") } else { base };
     let opened = |builder| open(round, set(round, builder));
-    let mut follower = Follower::new(base, ROOTS[0], round.recovery, round.filter, round.early, opened);
-    if !round.early {
-        start.wait();
+    // One that is not waited for has to be there.
+    let first = if round.awaits() { ROOTS[0] } else { ANCHOR };
+    let mut follower = Follower::new(base, first, round.recovery, round.filter, round.early, opened);
+    if !round.awaits() {
+        follower.add(ROOTS[0])?;
     }
-    let outcome = follow(round, &mut follower, finished);
+    if !round.early {
+        start.begin();
+    }
+    let outcome = follow(round, base, &mut follower, finished);
     outcome.map_err(|fault| format!("{}\n{fault}", follower.known.log()))
 }
 
-fn follow(round: &Round, follower: &mut Follower, finished: &AtomicBool) -> Result<(), String> {
+fn follow(round: &Round, base: &Path, follower: &mut Follower, finished: &AtomicBool) -> Result<(), String> {
     let mut random = Random::new(round.seed ^ 77);
     while !finished.load(Ordering::Acquire) {
         follower.take_one(Duration::from_millis(1))?;
@@ -63,6 +67,9 @@ fn follow(round: &Round, follower: &mut Follower, finished: &AtomicBool) -> Resu
             4 => follower.retry()?,
             _ => {}
         }
+    }
+    for root in ["root", "beside"] {
+        allow(&base.join(root));
     }
     follower.calm()?;
     // What the kernel does not tell is found out.
