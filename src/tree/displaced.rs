@@ -178,14 +178,15 @@ impl Tracker {
 
     /// Of roots in one that is to go which do not go on nothing is known from here on, not even whether they are there.
     pub(super) fn say_unreleased(&mut self, outer: Id, out: &mut Out<'_>) {
-        let is_left = |root: &&Root| {
-            let is_in = self.others(root.node).any(|(other, _)| other.node == outer);
+        let is_in = |root: &&Root| self.others(root.node).any(|(other, _)| other.node == outer);
+        let inner: Vec<_> = self.roots.iter().filter(is_in).cloned().collect();
+        for root in inner {
             let by = root.within.unwrap_or(root.node);
-            let goes_on = self.nodes.get(by).state == State::Watched && !self.is_below(by, outer);
-            is_in && !goes_on
-        };
-        let left: Vec<_> = self.roots.iter().filter(is_left).cloned().collect();
-        for root in left {
+            let is_there = self.nodes.get(by).state == State::Watched && !self.is_below(by, outer);
+            // What was told of one that has another path elsewhere was told here.
+            if is_there && self.is_named_alike(root.node, by) {
+                continue;
+            }
             let cause = "it was told of in a root that is none any more";
             let error = Error::text(ErrorKind::Cancelled, "watch root", cause);
             match root.file {

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::batch::Extra;
 use super::doubts::Answer;
-use super::files::{DIRECTORY, UNKNOWN};
+use super::files::UNKNOWN;
 use super::inner_roots::Left;
 use super::nodes::{Id, NONE, SINGLES, State};
 use super::texts::LONGEST;
@@ -329,15 +329,19 @@ impl Tracker {
             return;
         }
         self.changed = true;
+        if mask.is_dir() {
+            // As a root that is a directory it is told of by what is in it.
+            match mask.intersects(Mask::CREATE | Mask::MOVED_TO) {
+                true => self.has_turned(dir, name),
+                false => self.doubts.put(dir, name),
+            }
+            return;
+        }
         let answer = self.settle_doubt(dir, name);
         let listed = self.is_fresh(dir) && self.files.contains(dir, name);
         if mask.intersects(Mask::CREATE | Mask::MOVED_TO) {
             if self.knows_names(dir) {
-                let kind = if mask.is_dir() { DIRECTORY } else { UNKNOWN };
-                self.files.put(&mut self.nodes, dir, name, kind);
-            }
-            if mask.is_dir() {
-                self.has_turned(dir, name);
+                self.files.put(&mut self.nodes, dir, name, UNKNOWN);
             }
             if listed || answer == Some(Answer::Present) {
                 // It was found, and reported.

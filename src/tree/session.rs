@@ -76,30 +76,29 @@ impl Tracker {
     /// What a probe has found: the kind of the entry if there is one.
     pub(super) fn probed(&mut self, probe: &Probe, kind: Option<Kind>, out: &mut Out<'_>) {
         let (dir, name) = (probe.dir, &*probe.name);
-        let answer = if kind.is_some() {
+        let single = self.nodes.get(dir).flags & SINGLES != 0;
+        let turned = single && kind == Some(Kind::Dir);
+        let answer = if kind.is_some() && !turned {
             Answer::Present
         } else {
             Answer::Absent
         };
         self.doubts.answer(dir, name, answer);
-        let Some(kind) = kind else { return };
+        if turned {
+            self.has_turned(dir, name);
+        }
+        let Some(kind) = kind.filter(|_| !turned) else { return };
         if self.nodes.child(dir, name).is_some() {
             return;
         }
-        let single = self.nodes.get(dir).flags & SINGLES != 0;
-        if kind == Kind::Dir && !single {
+        if kind == Kind::Dir {
             self.report(dir, name, MADE, out);
             self.find(dir, name, false);
         } else {
             if self.keeps_files {
                 self.files.put(&mut self.nodes, dir, name, UNKNOWN);
             }
-            // Only a root that was a file is a directory here.
-            let made = if kind == Kind::Dir { MADE } else { Mask::CREATE };
-            if kind == Kind::Dir {
-                self.has_turned(dir, name);
-            }
-            self.report(dir, name, made, out);
+            self.report(dir, name, Mask::CREATE, out);
             if kind == Kind::Link && self.manner.follow_links && !single {
                 self.find(dir, name, true);
             }
@@ -351,21 +350,21 @@ impl Tracker {
     pub(super) fn take_files(&mut self, crawl: &Crawl, number: usize, id: Id, out: &mut Out<'_>) {
         for (name, fingerprint) in crawl.files(number) {
             if fingerprint == DIRECTORY {
+                // A root that is a directory is told of by what is in it.
                 self.has_turned(id, name);
+                if self.files.remove(&mut self.nodes, id, name).is_some() {
+                    self.report(id, name, Mask::DELETE, out);
+                }
+                continue;
             }
-            let kind = |known| if known == DIRECTORY { Mask::ISDIR } else { Mask::empty() };
             let known = match self.keeps_files || self.names_known {
                 true => self.files.put(&mut self.nodes, id, name, fingerprint),
                 false => None,
             };
             match known {
-                None => self.report(id, name, Mask::CREATE | kind(fingerprint), out),
-                Some(known) if known == fingerprint && known != UNKNOWN => {}
-                Some(known) if kind(known) != kind(fingerprint) => {
-                    self.report(id, name, Mask::DELETE | kind(known), out);
-                    self.report(id, name, Mask::CREATE | kind(fingerprint), out);
-                }
-                Some(_) => self.report(id, name, Mask::MODIFY, out),
+                None => self.report(id, name, Mask::CREATE, out),
+                Some(known) if known == UNKNOWN || known != fingerprint => self.report(id, name, Mask::MODIFY, out),
+                Some(_) => {}
             }
             out.spare();
         }
