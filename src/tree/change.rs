@@ -117,8 +117,9 @@ impl<'a> Change<'a> {
     }
 
     /// Why the directory at [`path`](Self::path) can't be covered, or the root that is a file there, if this is what the change
-    /// says. Its mask is empty but for [`ISDIR`](Mask::ISDIR), which a file has not. Nothing is known of what is in it: if that was covered before, it is reported as gone and
-    /// made first, but for a root, which is in nothing. If it is covered again, what is in it then is found, and reported.
+    /// says. Its mask is empty but for [`ISDIR`](Mask::ISDIR), which a file has not. Nothing is known of what is in it: if that
+    /// was covered before, it is reported as gone and made first, but for a root, which is in nothing. If it is covered again,
+    /// what is in it then is found, and reported.
     ///
     /// Only if the [operation](Error::operation) that failed is `look into directory`, it is covered as it was, and what was
     /// reported of it stands: it may not be searched, so that nobody can tell of some of its entries whether they are there.
