@@ -468,3 +468,49 @@ fn a_file_that_is_made_where_a_directory_was_renamed_from_is_told() {
     let changes = fed.feed(&[&[(ROOT, Mask::CREATE, 0, "a")]]);
     assert_eq!(one(&changes, Mask::CREATE), (path("/r/a"), None));
 }
+
+/// Its number may be another's by then, which would have been watched by what was found of this one.
+#[test]
+fn what_is_void_by_what_was_taken_in_before_it_is_not_watched() {
+    let mut fed = Fed::new(true, false);
+    let place = fed.dir(fed.root, "p", 2);
+    let below = fed.tracker.nodes.add(place, b"b").expect("room");
+    fed.tracker.look_again(below);
+    fed.tracker.add_root(b"/r/p".to_vec()).expect("a root");
+    let inner = fed.tracker.roots[1].node;
+    // So that it is not left to the one above it, which is not on the disk.
+    fed.tracker.silent = true;
+    let looks = [
+        Look {
+            node: inner,
+            name: "/r/p",
+            wd: Some(9),
+            listed: true,
+            ..JOB
+        },
+        Look {
+            parent: 0,
+            name: "new",
+            wd: Some(10),
+            listed: true,
+            ..JOB
+        },
+        Look {
+            node: below,
+            name: "b",
+            wd: Some(11),
+            listed: true,
+            ..JOB
+        },
+    ];
+    fed.report(|tracker, out| {
+        tracker.begin_session(true);
+        tracker.jobs();
+        tracker.take_in(&crawl(&looks), out);
+    });
+    let new = fed.tracker.nodes.child(inner, b"new");
+    assert_eq!(fed.tracker.nodes.by_wd(10), new);
+    assert!(new.is_some() && fed.tracker.nodes.by_wd(11).is_none());
+    assert!(fed.tracker.releasing.contains(&11));
+    fed.assert_sound();
+}

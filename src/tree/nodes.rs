@@ -65,6 +65,8 @@ pub(super) const UNLISTED: u8 = 64;
 pub(super) struct Nodes {
     nodes: Vec<Node>,
     vacant: Id,
+    /// What is not to be used again while findings are taken in that name it.
+    held: Option<Vec<Id>>,
     names: Texts,
     by_name: HashTable<Id>,
     by_wd: HashTable<Id>,
@@ -89,6 +91,7 @@ impl Nodes {
         Self {
             nodes: Vec::new(),
             vacant: NONE,
+            held: None,
             names: Texts::default(),
             by_name: HashTable::new(),
             by_wd: HashTable::new(),
@@ -212,12 +215,30 @@ impl Nodes {
         let wd = self.unwatch(id);
         self.unlink(id);
         self.names.drop(self.get(id).name);
-        let vacant = std::mem::replace(&mut self.vacant, id);
         let node = self.get_mut(id);
         node.state = State::Vacant;
-        node.next = vacant;
+        node.next = NONE;
+        match &mut self.held {
+            Some(held) => held.push(id),
+            None => self.reuse(id),
+        }
         self.compact();
         wd
+    }
+
+    fn reuse(&mut self, id: Id) {
+        let vacant = std::mem::replace(&mut self.vacant, id);
+        self.get_mut(id).next = vacant;
+    }
+
+    /// From here on, what is removed is no other node until that is ended.
+    pub(super) fn hold(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
+    pub(super) fn end_hold(&mut self) {
+        let held = self.held.take().unwrap_or_default();
+        held.into_iter().for_each(|id| self.reuse(id));
     }
 
     /// Whether there is room for one more name.

@@ -63,16 +63,18 @@ impl Tracker {
                 self.say_exchanged_root(id, found, out);
             }
         }
-        for id in &mut ids {
-            if *id != NONE && self.nodes.get(*id).state == State::Vacant {
-                *id = NONE;
-            }
-        }
+        self.forget_vacant(&mut ids);
         self.sweep(crawl, &ids, out);
+        self.forget_vacant(&mut ids);
+        self.nodes.hold();
         for number in 0..crawl.len() {
             let found = *crawl.found(number);
             match ids[number] {
                 NONE => self.take_one(crawl, number, &mut ids, out),
+                id if self.nodes.get(id).state == State::Vacant => {
+                    ids[number] = NONE;
+                    self.release(found.outcome);
+                }
                 id => {
                     let state = self.nodes.get(id).state;
                     self.nodes.get_mut(id).flags &= !(CONFIRMED | UNLISTED);
@@ -92,7 +94,17 @@ impl Tracker {
             }
             out.spare();
         }
+        self.nodes.end_hold();
         self.lay_down_overfull(out);
+    }
+
+    /// What has gone meanwhile is found anew.
+    fn forget_vacant(&self, ids: &mut [Id]) {
+        for id in ids.iter_mut().filter(|id| **id != NONE) {
+            if self.nodes.get(*id).state == State::Vacant {
+                *id = NONE;
+            }
+        }
     }
 
     /// The directory that was known before where this one was found, if it is the same.

@@ -132,16 +132,22 @@ impl Tracker {
         if self.nodes.watched() == 0 {
             self.nodes.reserve(crawl.len());
         }
+        // What is taken in may void what else was to be looked at.
+        self.nodes.hold();
         for number in 0..crawl.len() {
             self.take_one(crawl, number, &mut ids, out);
             out.spare();
         }
+        self.nodes.end_hold();
         self.drop_strayed(out);
         self.lay_down_overfull(out);
     }
 
     pub(super) fn take_one(&mut self, crawl: &Crawl, number: usize, ids: &mut [Id], out: &mut Out<'_>) {
         let found = *crawl.found(number);
+        if found.node != NONE && self.nodes.get(found.node).state == State::Vacant {
+            return self.release(found.outcome);
+        }
         if found.node != NONE {
             ids[number] = found.node;
             return self.settle(crawl, number, found.node, &found, ids, out);
@@ -174,7 +180,7 @@ impl Tracker {
     }
 
     /// What was watched and has no place in the tree, unless it is another's.
-    fn release(&mut self, outcome: Outcome) {
+    pub(super) fn release(&mut self, outcome: Outcome) {
         self.releasing.extend(outcome.wd());
     }
 
