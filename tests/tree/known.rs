@@ -186,6 +186,11 @@ impl Follower {
         };
         if !is_early {
             follower.known.entries = follower.on_disk().0;
+            for uncovered in follower.watched.tree.uncovered() {
+                below(&follower.known.entries, &uncovered.path).iter().for_each(|path| {
+                    follower.known.entries.remove(path);
+                });
+            }
         }
         follower
     }
