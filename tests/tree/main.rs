@@ -31,4 +31,5 @@ mod round;
 mod scenarios;
 mod setting;
 mod several;
+mod start;
 mod unheard;

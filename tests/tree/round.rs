@@ -6,7 +6,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,7 @@ use crate::deep::{far_below, make_all, reach};
 use crate::model::{Model, Node, Watched, difference, disk, disk_behind_links};
 use crate::setting::{Round, Second, is_root};
 use crate::several;
+use crate::start::{Begins, Start};
 use crate::support::PATIENCE;
 use crate::support::child::{in_process, without_capabilities};
 use crate::support::kernel::{self, QueueLimit};
@@ -160,38 +160,6 @@ pub(crate) fn set(round: &Round, builder: TreeBuilder) -> TreeBuilder {
         .cross_mounts(round.mounts)
         .follow_symlinks(round.links)
         .report_existing(round.early)
-}
-
-/// When the operations begin.
-#[derive(Default)]
-pub(crate) struct Start {
-    has_begun: Mutex<bool>,
-    begins: Condvar,
-}
-
-impl Start {
-    pub(crate) fn begin(&self) {
-        *self.has_begun.lock().expect("no panic") = true;
-        self.begins.notify_all();
-    }
-
-    fn wait(&self) {
-        let has_begun = self.has_begun.lock().expect("no panic");
-        drop(
-            self.begins
-                .wait_while(has_begun, |has_begun| !*has_begun)
-                .expect("no panic"),
-        );
-    }
-}
-
-/// Also if nobody has them begin, as where a tree does not open, they come to an end.
-struct Begins<'a>(&'a Start);
-
-impl Drop for Begins<'_> {
-    fn drop(&mut self) {
-        self.0.begin();
-    }
 }
 
 fn consume(round: &Round, base: &Path, start: &Start, finished: &AtomicBool) -> Result<(), String> {

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use crate::acts::Random;
 use crate::known::{ANCHOR, Follower};
-use crate::round::{PROBE, Start, allow, open, set};
+use crate::round::{PROBE, allow, open, set};
 use crate::setting::Round;
+use crate::start::Start;
 
 const ROOTS: [&str; 7] = [
     "root",
