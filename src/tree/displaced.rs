@@ -40,12 +40,19 @@ impl Tracker {
     /// Roots to whose directories their paths lead no more, which nobody may have told.
     pub(super) fn say_displaced_roots(&mut self, out: &mut Out<'_>) {
         for root in self.root_nodes() {
-            if self.nodes.get(root).state == State::Watched
-                && let Err(Instead::Nothing | Instead::Another) = self.is_in_place(root)
-            {
-                self.root_gone(root, DISPLACED, out);
+            if self.nodes.get(root).state == State::Watched {
+                self.say_if_displaced(root, out);
             }
         }
+    }
+
+    /// Says that a root is gone if its path is known to lead to nothing, or to another directory. Answers whether it was said.
+    pub(super) fn say_if_displaced(&mut self, root: Id, out: &mut Out<'_>) -> bool {
+        let displaced = matches!(self.is_in_place(root), Err(Instead::Nothing | Instead::Another));
+        if displaced {
+            self.root_gone(root, DISPLACED, out);
+        }
+        displaced
     }
 
     /// Whether a root covers a directory, or did, and what was told of that stands.
@@ -125,16 +132,12 @@ impl Tracker {
             if !Path::new(OsStr::from_bytes(self.nodes.name(root))).starts_with(&entry) {
                 continue;
             }
-            match self.is_in_place(root) {
-                Err(Instead::Nothing | Instead::Another) => self.root_gone(root, DISPLACED, out),
-                _ if mask.contains(Mask::CREATE) => {}
-                _ => {
-                    let cause = "what was there has gone, and it is looked at anew";
-                    let error = Error::text(ErrorKind::Other, "watch root", cause);
-                    self.emit_root_error(root, &error, out);
-                    self.drop_below(root);
-                    self.look_later(root);
-                }
+            if !self.say_if_displaced(root, out) && !mask.contains(Mask::CREATE) {
+                let cause = "what was there has gone, and it is looked at anew";
+                let error = Error::text(ErrorKind::Other, "watch root", cause);
+                self.emit_root_error(root, &error, out);
+                self.drop_below(root);
+                self.look_later(root);
             }
         }
     }
@@ -143,9 +146,8 @@ impl Tracker {
     pub(super) fn void_places(&mut self, root: Id, out: &mut Out<'_>) {
         for place in self.covered_places(root) {
             let top = self.nodes.root(place);
-            match self.is_in_place(top) {
-                Err(Instead::Nothing | Instead::Another) => self.root_gone(top, DISPLACED, out),
-                _ => self.unsettle(place, out),
+            if !self.say_if_displaced(top, out) {
+                self.unsettle(place, out);
             }
         }
     }
@@ -189,13 +191,18 @@ impl Tracker {
             }
             let cause = "it was told of in a root that is none any more";
             let error = Error::text(ErrorKind::Cancelled, "watch root", cause);
-            match root.file {
-                Some(file) => {
-                    self.files.remove(&mut self.nodes, root.node, &file);
-                    self.emit_error(root.node, &file, Mask::empty(), error, out);
-                }
-                None => self.say_void(root.node, Mask::empty(), error, out),
+            if let Some(file) = &root.file {
+                self.files.remove(&mut self.nodes, root.node, file);
             }
+            self.say_unknown(root.node, root.file, error, out);
+        }
+    }
+
+    /// Says why nothing is known of a root, not even whether there is something.
+    pub(super) fn say_unknown(&mut self, root: Id, file: Option<Vec<u8>>, error: Error, out: &mut Out<'_>) {
+        match file {
+            Some(file) => self.emit_error(root, &file, Mask::empty(), error, out),
+            None => self.say_void(root, Mask::empty(), error, out),
         }
     }
 

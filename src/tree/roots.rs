@@ -161,10 +161,7 @@ impl Tracker {
         {
             let cause = "it is no root any more, and the one above it has not told of it yet";
             let error = Error::text(ErrorKind::Cancelled, "watch root", cause);
-            match file {
-                Some(file) => self.emit_error(node, &file, Mask::empty(), error, out),
-                None => self.say_void(node, Mask::empty(), error, out),
-            }
+            self.say_unknown(node, file, error, out);
         }
         let removed = self.forget_root(path);
         twins.into_iter().for_each(|twin| self.report_another(twin, out));

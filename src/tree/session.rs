@@ -8,7 +8,6 @@ use super::doubts::Answer;
 use super::files::{DIRECTORY, UNKNOWN};
 use super::found::{Crawl, Found, Outcome};
 use super::jobs::Probe;
-use super::mounts::Instead;
 use super::nodes::{CONFIRMED, ENDED, Id, LINK, LISTED, NONE, SINGLES, State, UNLISTED};
 use super::tracker::{Out, Tracker};
 use crate::causes::add_error;
@@ -429,9 +428,7 @@ impl Tracker {
             .collect::<BTreeSet<_>>()
         {
             // A directory above it was renamed, of which nobody tells.
-            if let Err(Instead::Nothing | Instead::Another) = self.is_in_place(root) {
-                self.root_gone(root, DISPLACED, out);
-            }
+            self.say_if_displaced(root, out);
         }
         let changed = self.changed;
         self.doubts.end_session(changed);
