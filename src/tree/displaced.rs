@@ -142,14 +142,52 @@ impl Tracker {
         }
     }
 
-    /// A root is to cover a directory itself that is not the one another root has under that path: that has it no more.
-    pub(super) fn void_places(&mut self, root: Id, out: &mut Out<'_>) {
+    /// The entries of a directory at which, or below which, roots are that cover directories themselves.
+    pub(super) fn seats_in(&mut self, dir: Id) -> BTreeSet<Vec<u8>> {
+        if !self.is_nested {
+            return BTreeSet::new();
+        }
+        let name = last_name(self.nodes.name(dir));
+        let may_be_below =
+            |path: &[u8]| name.is_none_or(|name| path.split(|&byte| byte == b'/').any(|part| part == name));
+        let covers = |root: &&Root| {
+            let is_whole = root.file.is_none() && root.node != dir;
+            is_whole && self.nodes.get(root.node).state == State::Watched && may_be_below(&root.path)
+        };
+        let roots: Vec<_> = self.roots.iter().filter(covers).map(|root| root.node).collect();
+        if roots.is_empty() {
+            return BTreeSet::new();
+        }
+        let path = self.nodes.path(dir);
+        let entry = |root: Id| {
+            let below = Path::new(OsStr::from_bytes(self.nodes.name(root))).strip_prefix(OsStr::from_bytes(&path));
+            Some(below.ok()?.iter().next()?.as_bytes().to_vec())
+        };
+        roots.into_iter().filter_map(entry).collect()
+    }
+
+    /// A root is to cover a directory itself that is not the one another root has under that path: that has it no more. False if
+    /// that has it still, so that this one is to be looked at once more.
+    pub(super) fn void_places(&mut self, root: Id, out: &mut Out<'_>) -> bool {
         for place in self.covered_places(root) {
             let top = self.nodes.root(place);
             if !self.say_if_displaced(top, out) {
                 self.unsettle(place, out);
             }
         }
+        let namesakes = self.namesakes(root);
+        // All of them are to be looked at.
+        let stay = namesakes
+            .into_iter()
+            .filter(|&other| !self.say_if_displaced(other, out));
+        stay.count() == 0
+    }
+
+    /// Roots that cover the directory itself in which the files are that this root is.
+    fn namesakes(&self, root: Id) -> Vec<Id> {
+        let others = self.others(root).filter(|(_, names)| names.as_os_str().is_empty());
+        let covering = others.filter(|(other, _)| self.nodes.get(other.node).state == State::Watched);
+        covering.map(|(other, _)| other.node).collect()
     }
 
     /// Roots that have the path of a directory which was found in another, or whose files are in that, and cover what is not
@@ -208,6 +246,7 @@ impl Tracker {
 
     /// Whether a root lies in another that does not know yet of what is there.
     pub(super) fn is_untold(&self, root: Id) -> bool {
-        self.others(root).next().is_some() && self.places(root).next().is_none()
+        let is_told = self.places(root).next().is_some() || !self.namesakes(root).is_empty();
+        self.others(root).next().is_some() && !is_told
     }
 }

@@ -97,6 +97,7 @@ impl Tracker {
             if self.keeps_files {
                 self.files.put(&mut self.nodes, dir, name, UNKNOWN);
             }
+            self.unseat(Mask::CREATE, dir, name, out);
             self.report(dir, name, Mask::CREATE, out);
             if kind == Kind::Link && self.manner.follow_links && !single {
                 self.find(dir, name, true);
@@ -263,8 +264,10 @@ impl Tracker {
                         return self.look_later(id);
                     }
                     _ => {
-                        if found.node == id && self.nodes.get(id).parent == NONE {
-                            self.void_places(id, out);
+                        if found.node == id && self.nodes.get(id).parent == NONE && !self.void_places(id, out) {
+                            self.release(found.outcome);
+                            ids[number] = NONE;
+                            return self.look_later(id);
                         }
                         let displaced = self.displaced_by(id);
                         displaced.iter().for_each(|&root| self.root_gone(root, DISPLACED, out));
@@ -353,7 +356,11 @@ impl Tracker {
     }
 
     pub(super) fn take_files(&mut self, crawl: &Crawl, number: usize, id: Id, out: &mut Out<'_>) {
+        let seats = self.seats_in(id);
         for (name, fingerprint) in crawl.files(number) {
+            if seats.contains(name) {
+                self.unseat(Mask::CREATE, id, name, out);
+            }
             if fingerprint == DIRECTORY {
                 // A root that is a directory is told of by what is in it.
                 self.has_turned(id, name);

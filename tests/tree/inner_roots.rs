@@ -133,6 +133,59 @@ fn a_root_whose_path_leads_elsewhere_is_told_anew_when_one_above_it_is_added() {
     }
 }
 
+/// The same, and a file is there now.
+#[test]
+fn a_root_whose_path_leads_to_a_file_is_not_told_of_when_one_above_it_is_added() {
+    for manner in manners() {
+        let dir = base();
+        let place = |name: &str| dir.path().join(name);
+        fill(&place("in/above/root"));
+        let mut follower = follow(dir.path(), "in/above/root", manner, false);
+        follower.add("in/above/root/sub").unwrap();
+        check(&mut follower);
+        fs::rename(place("in/above"), place("out")).unwrap();
+        fs::create_dir(place("in/above")).unwrap();
+        fs::write(place("in/above/root"), "").unwrap();
+        follower.add("in").unwrap();
+        follower.calm().unwrap();
+        fs::write(place("out/root/sub/late"), "").unwrap();
+        follower.remove("in/above/root").unwrap();
+        check(&mut follower);
+    }
+}
+
+/// Files of one directory, which is another root, and another directory each time.
+#[test]
+fn files_that_are_roots_are_told_of_once_where_their_directory_is_exchanged() {
+    for manner in manners() {
+        let dir = base();
+        let place = |name: &str| dir.path().join(name);
+        fill(&place("in/above/root"));
+        fill(&place("out/above/root"));
+        let mut follower = follow(dir.path(), "in/above/root", manner, false);
+        for round in 0..6 {
+            rustix::fs::renameat_with(
+                rustix::fs::CWD,
+                place("in"),
+                rustix::fs::CWD,
+                place("out"),
+                rustix::fs::RenameFlags::EXCHANGE,
+            )
+            .unwrap();
+            match round % 2 {
+                0 => follower.add("in/above/root/file").unwrap(),
+                _ => follower.remove("in/above/root/file").unwrap(),
+            }
+            follower.calm().unwrap();
+            if round == 3 {
+                follower.retry().unwrap();
+            }
+        }
+        follower.retry().unwrap();
+        check(&mut follower);
+    }
+}
+
 #[test]
 fn a_root_that_the_one_above_it_refuses_is_told_of_wherever_it_goes() {
     for recovery in [Recovery::Mark, Recovery::Diff] {
