@@ -10,6 +10,7 @@ use tempfile::{TempDir, tempdir};
 
 use crate::known::{ANCHOR, Follower, SKIPPED};
 use crate::model::opened;
+use crate::support::exchange::exchange;
 
 fn base() -> TempDir {
     let dir = tempdir().expect("a directory");
@@ -164,14 +165,7 @@ fn files_that_are_roots_are_told_of_once_where_their_directory_is_exchanged() {
         fill(&place("out/above/root"));
         let mut follower = follow(dir.path(), "in/above/root", manner, false);
         for round in 0..6 {
-            rustix::fs::renameat_with(
-                rustix::fs::CWD,
-                place("in"),
-                rustix::fs::CWD,
-                place("out"),
-                rustix::fs::RenameFlags::EXCHANGE,
-            )
-            .unwrap();
+            exchange(&place("in"), &place("out")).unwrap();
             match round % 2 {
                 0 => follower.add("in/above/root/file").unwrap(),
                 _ => follower.remove("in/above/root/file").unwrap(),

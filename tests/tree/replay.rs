@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use crate::round::run;
-use crate::setting::{Round, Second, is_root};
+use crate::setting::{Round, Second};
 use crate::support::child::{in_child, in_namespaces, in_process, mount_memory, unmount};
 use crate::support::{say, skip};
 
@@ -206,7 +206,6 @@ fn several(seed: u64) -> Round {
     Round {
         second: Some(Second::Several),
         deep: false,
-        unprivileged: !is_root(),
         ..Round::of(seed)
     }
 }
