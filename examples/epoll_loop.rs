@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let inotify = Inotify::new()?;
     if let Some(dir) = env::args_os().nth(1) {
         inotify.add_watch(&dir, Mask::CHANGES)?;
-        println!("watching {dir:?} until Enter");
+        println!("watching until Enter");
         return run(&inotify, io::stdin().as_fd());
     }
     let dir = tempfile::tempdir()?;

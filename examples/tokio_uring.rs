@@ -10,6 +10,9 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "../src/letters.rs"]
+mod letters;
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, io};
@@ -17,6 +20,8 @@ use std::{env, io};
 use futures_util::StreamExt;
 use ringwatch::{Inotify, Mask};
 use tokio_uring::fs::File;
+
+use crate::letters::is_harmless;
 
 const FILES: [(&str, usize); 3] = [("small", 12), ("empty", 0), ("large", 1_000_000)];
 
@@ -30,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let events = Mask::CLOSE_WRITE | Mask::ONLYDIR;
         if let Some(dir) = env::args_os().nth(1) {
             inotify.add_watch(&dir, events)?;
-            println!("serving {dir:?} until Ctrl-C");
+            println!("serving until Ctrl-C");
             return serve(&inotify, usize::MAX).await;
         }
         let dir = tempfile::tempdir()?;
@@ -50,13 +55,13 @@ async fn serve(inotify: &Inotify, files: usize) -> Result<(), Box<dyn Error>> {
             match event.path() {
                 Some(path) if event.mask().contains(Mask::CLOSE_WRITE) => {
                     match size(&path).await {
-                        Ok(size) => println!("{path:?} has {size} bytes"),
+                        Ok(size) => println!("{} has {size} bytes", shown(&path)),
                         // It may be gone again.
-                        Err(error) => println!("{path:?} can't be read: {error}"),
+                        Err(error) => println!("{} can't be read: {error}", shown(&path)),
                     }
                     served += 1;
                 }
-                Some(dir) => return Err(format!("{dir:?} is gone").into()),
+                Some(dir) => return Err(format!("{} is gone", shown(&dir)).into()),
                 None => println!("the kernel's queue overflowed: some files are not served"),
             }
         }
@@ -65,6 +70,18 @@ async fn serve(inotify: &Inotify, files: usize) -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
+}
+
+/// A path, whatever somebody else has chosen to be in it: a terminal obeys nothing of it, and all of it is to be seen.
+fn shown(path: &Path) -> String {
+    let mut shown = String::new();
+    for letter in format!("{path:?}").chars() {
+        match is_harmless(letter) {
+            true => shown.push(letter),
+            false => shown.extend(letter.escape_default()),
+        }
+    }
+    shown
 }
 
 /// Reads a file to its end, which a real service would make use of.

@@ -89,6 +89,8 @@ impl Barriers {
     /// The barrier could not be set.
     pub(crate) fn withdraw(&mut self, number: u64) {
         self.outstanding.retain(|&other| other != number);
+        // Another may have the same watch.
+        self.markers.retain(|marker| marker.number != number);
     }
 
     pub(crate) fn mark(&mut self, number: u64, wd: i32, overtaken: bool) {
@@ -117,7 +119,12 @@ impl Barriers {
             return Ok(());
         }
         if let Some(&last) = self.outstanding.back() {
-            marker.queue(inotify, |wd| self.mark(last, wd, true))?;
+            let before = self.markers.len();
+            let queued = marker.queue(inotify, |wd| self.mark(last, wd, true));
+            if queued.is_err() {
+                self.markers.truncate(before);
+            }
+            queued?;
         }
         self.unmarked = false;
         Ok(())

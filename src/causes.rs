@@ -24,7 +24,7 @@ pub(crate) fn add_error(operation: &'static str, path: Option<&Path>, mask: Mask
             Some("its inode is watched already; leave MASK_CREATE out to update that watch".into()),
         ),
         Some(libc::ENOSPC) => (ErrorKind::WatchLimit, Some(limits::remedy("max_user_watches"))),
-        Some(libc::EMFILE | libc::ENFILE) => (ErrorKind::DescriptorLimit, Some(rlimit::descriptors())),
+        Some(libc::EMFILE | libc::ENFILE) => (ErrorKind::DescriptorLimit, Some(more_descriptors(cause))),
         Some(libc::ENOMEM) => (ErrorKind::OutOfMemory, None),
         Some(libc::EINVAL) if mask.contains(Mask::MASK_ADD | Mask::MASK_CREATE) => (
             ErrorKind::InvalidInput,
@@ -34,7 +34,11 @@ pub(crate) fn add_error(operation: &'static str, path: Option<&Path>, mask: Mask
             ErrorKind::InvalidInput,
             Some("change into a directory above it, and name it from there".into()),
         ),
-        Some(libc::EINVAL | libc::ELOOP) => (ErrorKind::InvalidInput, None),
+        Some(libc::ELOOP) => (
+            ErrorKind::InvalidInput,
+            Some("symbolic links on the way to it lead around; name it without them".into()),
+        ),
+        Some(libc::EINVAL) => (ErrorKind::InvalidInput, None),
         _ => (ErrorKind::Other, None),
     };
     let mut error = Error::os(kind, operation, cause);
@@ -62,10 +66,18 @@ pub(crate) fn is_out_of_descriptors(cause: &io::Error) -> bool {
     matches!(cause.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
+/// How to have more of them: this process has a limit, and so has the system.
+pub(crate) fn more_descriptors(cause: &io::Error) -> String {
+    match cause.raw_os_error() {
+        Some(libc::ENFILE) => limits::descriptors(),
+        _ => rlimit::descriptors(),
+    }
+}
+
 /// A descriptor of our own could not be made.
 pub(crate) fn descriptor_error(operation: &'static str, cause: &io::Error) -> Error {
     if is_out_of_descriptors(cause) {
-        return Error::os(ErrorKind::DescriptorLimit, operation, cause).mended_by(rlimit::descriptors());
+        return Error::os(ErrorKind::DescriptorLimit, operation, cause).mended_by(more_descriptors(cause));
     }
     let kind = match cause.raw_os_error() {
         Some(libc::ENOMEM) => ErrorKind::OutOfMemory,
@@ -88,6 +100,11 @@ pub(crate) fn marker_error(cause: &io::Error) -> Error {
     match cause.raw_os_error() {
         Some(libc::ENOENT) => Error::os(ErrorKind::NotFound, OPERATION, cause)
             .mended_by("mount /proc: the marker is reached through /proc/self/fd"),
+        // It is our own, and nobody's permissions are in the way.
+        Some(libc::EACCES | libc::EPERM) => Error::os(ErrorKind::PermissionDenied, OPERATION, cause)
+            .mended_by("a seccomp profile may deny it; allow memfd_create and the inotify_* calls"),
+        Some(libc::ENOSYS) => Error::os(ErrorKind::Other, OPERATION, cause)
+            .mended_by("a seccomp profile may deny it; allow memfd_create and the inotify_* calls"),
         _ => add_error(OPERATION, None, Mask::empty(), cause),
     }
 }

@@ -71,6 +71,14 @@ pub(crate) fn remedy(name: &'static str) -> String {
     }
 }
 
+/// `fs.file-max is N; raise it with …`: the descriptors of the whole system.
+pub(crate) fn descriptors() -> String {
+    match number(Path::new("/proc/sys/fs/file-max")) {
+        Some(most) => format!("fs.file-max is {most}; raise it with sysctl fs.file-max=N"),
+        None => "raise it with sysctl fs.file-max=N".to_owned(),
+    }
+}
+
 fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }

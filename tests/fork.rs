@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::StreamExt;
-use ringwatch::tree::{Tree, TreeBatch, TreeStream};
+use ringwatch::tree::{Tree, TreeBatch, TreeStats, TreeStream};
 use ringwatch::{
     Backend, BackendKind, ErrorKind, EventBatch, EventStream, Events, Inotify, Mask, Reader, ReaderStream, Result,
     Watch,
@@ -275,7 +275,7 @@ fn tree_is_refused(tree: &Tree, stream: &mut TreeStream, dir: &Path) {
     is_forked(tree.retry_uncovered().unwrap_err());
     assert!(tree.roots().is_empty() && tree.uncovered().is_empty());
     assert_eq!(tree.backend().refusal().expect("a reason").kind(), ErrorKind::Forked);
-    tree.stats();
+    assert_eq!(tree.stats(), TreeStats::default());
     tree.close();
 }
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use futures_executor::block_on;
 use futures_util::{Stream, StreamExt};
-use ringwatch::tree::Tree;
+use ringwatch::tree::{Cancel, OwnedChange, Tree, TreeBatch, TreeBuilder, TreeStream};
 use ringwatch::{
-    Backend, BackendKind, ErrorKind, EventBatch, EventStream, Events, Inotify, Mask, OwnedEvent, Reader, Watch,
+    Backend, BackendKind, Builder, ErrorKind, EventBatch, EventStream, Events, Inotify, Mask, OwnedEvent, Reader, Watch,
 };
 use support::{PATIENCE, backends, on_every_backend};
 
@@ -334,6 +334,18 @@ fn what_may_move_may_move() {
     send::<Events>();
     send::<Reader>();
     send::<OwnedEvent>();
+    sync::<OwnedEvent>();
+    send::<Builder>();
+    send::<Tree>();
+    sync::<Tree>();
+    send::<TreeBuilder>();
+    send::<TreeStream>();
+    send::<TreeBatch>();
+    sync::<TreeBatch>();
+    send::<OwnedChange>();
+    sync::<OwnedChange>();
+    send::<Cancel>();
+    sync::<Cancel>();
     sync::<ringwatch::Error>();
 }
 

@@ -233,6 +233,11 @@ fn a_process_that_is_stopped_and_continued_misses_nothing() {
                 let half = files.start + FILES_A_STOP / 2;
                 make(&dir, files.start..half);
                 send(libc::SIGSTOP);
+                let mut status = 0;
+                // SAFETY: the status lives through the call, and the child was not waited for.
+                let stopped = unsafe { libc::waitpid(process, &raw mut status, libc::WUNTRACED) };
+                assert_eq!(stopped, process, "{case}");
+                assert!(libc::WIFSTOPPED(status), "{case} has ended");
                 make(&dir, half..files.end);
                 send(libc::SIGCONT);
             }

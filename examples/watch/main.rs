@@ -10,7 +10,7 @@
 //! thread, and what a program that must keep up does: it takes batches, gives each back before it writes, and reports
 //! an overflow where nobody can miss it.
 //!
-//! Exit codes: 0 when it was stopped or nothing is left to watch, 1 for a failure, 2 for a wrong argument.
+//! Exit codes: 0 when it was stopped or (without `--recursive`) nothing is left to watch, 1 for a failure, 2 for a wrong argument.
 
 #![forbid(unsafe_code)]
 

@@ -105,6 +105,45 @@ fn a_stream_that_joins_while_another_leaves_a_failing_ring_is_taken_by_another()
     }
 }
 
+/// The kernel had no memory for completions that did not fit the ring, so what they brought is lost. Any other refusal is not.
+#[test]
+fn completions_that_were_dropped_are_said_to_be_lost() {
+    for (number, (code, is_lost)) in (30..).zip([(libc::EPERM, false), (libc::EBADR, true)]) {
+        let window = Duration::from_nanos(number);
+        let build = || Inotify::builder().batch_window(window).build().unwrap();
+        let (leaving, staying) = (build(), build());
+        let features = staying.backend().features();
+        if staying.backend().kind() != BackendKind::Uring {
+            return;
+        }
+        let left = leaving.stream().unwrap();
+        let mut stream = staying.stream().unwrap();
+        let wanted = Wanted {
+            uring: Some(features),
+            window,
+        };
+        let (failing, joined) = Driver::join(wanted).ok().unwrap();
+        assert_eq!(joined, Joined::Another);
+        let (fail, when) = sync_channel(1);
+        failing.tell(Command::Deny(code, when));
+        drop(fail);
+        drop(left);
+        failing.give_up();
+        let watch = staying.add_watch("/", Mask::MOVE_SELF).unwrap();
+        staying.rm_watch(&watch).unwrap();
+        let mut next = || stream.wait_timeout(Duration::from_secs(10));
+        let mut came = next();
+        if is_lost && came.is_ok() {
+            // That came before.
+            came = next();
+        }
+        match came {
+            Ok(batch) => assert!(!is_lost && batch.is_some_and(|batch| batch.len() == 1)),
+            Err(error) => assert!(is_lost && error.kind() == ErrorKind::ReaderFailed, "{error}"),
+        }
+    }
+}
+
 /// Opens a stream, which joins this driver; and has that go on only then.
 fn open_behind(failing: &Driver, inotify: &Inotify, fail: SyncSender<()>) -> EventStream {
     thread::scope(|scope| {

@@ -12,6 +12,7 @@ use super::pool::Pool;
 use super::rlimit;
 use super::uring::Uring;
 use crate::backend::Features;
+use crate::causes::more_descriptors;
 use crate::decode::Records;
 use crate::engine::{Source, Wait};
 use crate::error::{Error, ErrorKind};
@@ -163,7 +164,7 @@ pub(crate) fn refusal(operation: &'static str, cause: &io::Error) -> Error {
         }
         Some(libc::EINVAL | libc::EOPNOTSUPP) => "Linux 6.1 or later has what is needed".into(),
         Some(libc::ENOMEM) => rlimit::locked_memory(),
-        Some(libc::EMFILE) => rlimit::descriptors(),
+        Some(libc::EMFILE | libc::ENFILE) => more_descriptors(cause),
         _ => "use the epoll backend".to_owned(),
     };
     Error::os(ErrorKind::BackendUnavailable, operation, cause).mended_by(remedy)

@@ -33,6 +33,8 @@ pub(super) struct Ring {
     put_off: u32,
     /// The error with which the kernel refuses the calls, so that it writes to no buffer any more.
     pub(super) refused: Option<i32>,
+    /// Whether the kernel has said that it could not keep a completion that did not fit the ring's memory.
+    dropped: bool,
     /// What the next call is to be refused with.
     #[cfg(test)]
     pub(super) denied: Option<i32>,
@@ -61,6 +63,7 @@ impl Ring {
             unsubmitted: false,
             put_off: 0,
             refused: None,
+            dropped: false,
             #[cfg(test)]
             denied: None,
         })
@@ -171,8 +174,9 @@ impl Ring {
                 }
                 Ok(())
             }
-            _ => {
-                self.refused = error.raw_os_error();
+            code => {
+                self.dropped |= code == Some(libc::EBADR);
+                self.refused = code;
                 Err(error)
             }
         }
@@ -183,9 +187,10 @@ impl Ring {
         self.inner.completion()
     }
 
-    /// Whether the kernel keeps completions that did not fit the ring's memory. They come with the next call.
-    pub(super) fn has_more(&mut self) -> bool {
-        self.inner.submission().cq_overflow()
+    /// Whether there are completions that did not fit the ring's memory. The kernel keeps them, and they come with the next
+    /// call; or it had no memory to keep them, and they are lost.
+    pub(super) fn lacks_some(&mut self) -> bool {
+        self.dropped || self.inner.submission().cq_overflow() || self.inner.completion().overflow() > 0
     }
 
     /// Whether the kernel was given all requests.

@@ -242,12 +242,12 @@ impl Uring {
     }
 
     /// Whether all that the kernel has read has come here, now that it refuses to be called: it keeps completions that do
-    /// not fit the ring until it is.
+    /// not fit the ring until it is, if it has memory for that.
     pub(crate) fn lost_nothing(&mut self) -> bool {
         // There is no turn that would answer it.
         self.in_place = false;
         self.reap();
-        !self.ring.has_more()
+        !self.ring.lacks_some()
     }
 
     /// Takes every completion that the ring's memory holds, and answers whether there were events. No system call but,

@@ -83,7 +83,9 @@ impl TreeBuilder {
     /// replaced, as editors do it. If a directory takes its place, it is covered as that from then on, and told of by what is in it.
     ///
     /// One that is a symbolic link to a file is the file that it leads to when it is added, and is reported under the path of
-    /// that. That the link leads elsewhere later is not heard of: where it does, add the directory that the link is in.
+    /// that. That the link leads elsewhere later is not heard of: where it does, add the directory that the link is in. Nor is
+    /// it of a link to a directory, which goes on being reported under the path of the link;
+    /// [`retry_uncovered`](Tree::retry_uncovered) finds out.
     pub fn root(mut self, path: impl AsRef<Path>) -> Self {
         self.roots.push(path.as_ref().to_owned());
         self

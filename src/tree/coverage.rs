@@ -36,15 +36,12 @@ impl Tracker {
     /// The permissions of a directory are others now: perhaps it can be covered, or what is below it, as a root may be that
     /// has no link to it.
     pub(super) fn try_forbidden(&mut self, top: Id) {
-        if self.uncovered.is_empty() {
-            return;
-        }
-        let forbidden = |(&id, error): (&Id, &Error)| (error.kind() == ErrorKind::PermissionDenied).then_some(id);
-        let all: Vec<_> = self.uncovered.iter().filter_map(forbidden).collect();
-        let below = all
-            .into_iter()
-            .filter(|&id| self.is_below(id, top) || self.nodes.get(id).parent == NONE);
-        below.collect::<Vec<_>>().into_iter().for_each(|id| self.try_again(id));
+        let Self { denied, uncovered, .. } = self;
+        let is_denied = |id: &Id| uncovered.get(id).map(Error::kind) == Some(ErrorKind::PermissionDenied);
+        denied.retain(is_denied);
+        let may_be = |&&id: &&Id| self.is_below(id, top) || self.nodes.get(id).parent == NONE;
+        let below: Vec<_> = self.denied.iter().filter(may_be).copied().collect();
+        below.into_iter().for_each(|id| self.try_again(id));
     }
 
     /// A directory is covered now that was not before. Roots that were refused, and to which it is on the way, are not told of
@@ -209,6 +206,9 @@ impl Tracker {
 
     /// The error is kept without its path, which may be long, and is another's tomorrow.
     pub(super) fn say_uncovered(&mut self, id: Id, error: Error, out: &mut Out<'_>) {
+        if error.kind() == ErrorKind::PermissionDenied {
+            self.denied.insert(id);
+        }
         let before = self.uncovered.insert(id, error.clone());
         let is_new = before.is_none_or(|before| before.kind() != error.kind());
         if self.silent || !is_new {

@@ -112,18 +112,26 @@ impl Tracker {
         }
     }
 
-    /// Something is told of an entry at which, or below, a root is that covers a directory itself. That is not there any more, or
+    /// The directories of roots that are covered by themselves, and may be below such an entry of another directory.
+    fn seats(&self, dir: Id, entry: &[u8]) -> Vec<Id> {
+        let may_be_below = |path: &[u8]| path.split(|&byte| byte == b'/').any(|part| part == entry);
+        let is_seat = |&root: &Id| {
+            let node = self.nodes.get(root);
+            root != dir && node.state == State::Watched && node.parent == NONE && may_be_below(self.nodes.name(root))
+        };
+        let mut seats: Vec<_> = self.roots.iter().map(|root| root.node).filter(is_seat).collect();
+        seats.sort_unstable();
+        seats.dedup();
+        seats
+    }
+
+    /// Something is told of an entry at which, or below, a directory is that a root covers itself. That is not there any more, or
     /// what was told of it is void with this.
     pub(super) fn unseat(&mut self, mask: Mask, dir: Id, name: &[u8], out: &mut Out<'_>) {
         if !self.is_nested {
             return;
         }
-        let may_be_below = |path: &[u8]| path.split(|&byte| byte == b'/').any(|part| part == name);
-        let covers = |root: &&Root| {
-            let is_whole = root.file.is_none() && root.node != dir;
-            is_whole && self.nodes.get(root.node).state == State::Watched && may_be_below(&root.path)
-        };
-        let roots: Vec<_> = self.roots.iter().filter(covers).map(|root| root.node).collect();
+        let roots = self.seats(dir, name);
         if roots.is_empty() {
             return;
         }
@@ -142,19 +150,14 @@ impl Tracker {
         }
     }
 
-    /// The entries of a directory at which, or below which, roots are that cover directories themselves.
+    /// The entries of a directory at which, or below which, directories are that roots cover themselves.
     pub(super) fn seats_in(&mut self, dir: Id) -> BTreeSet<Vec<u8>> {
-        if !self.is_nested {
-            return BTreeSet::new();
-        }
-        let name = last_name(self.nodes.name(dir));
-        let may_be_below =
-            |path: &[u8]| name.is_none_or(|name| path.split(|&byte| byte == b'/').any(|part| part == name));
-        let covers = |root: &&Root| {
-            let is_whole = root.file.is_none() && root.node != dir;
-            is_whole && self.nodes.get(root.node).state == State::Watched && may_be_below(&root.path)
+        let name = last_name(self.nodes.name(dir)).map(<[u8]>::to_vec);
+        let roots = match (self.is_nested, name) {
+            (false, _) => Vec::new(),
+            (true, Some(name)) => self.seats(dir, &name),
+            (true, None) => self.root_nodes().into_iter().collect(),
         };
-        let roots: Vec<_> = self.roots.iter().filter(covers).map(|root| root.node).collect();
         if roots.is_empty() {
             return BTreeSet::new();
         }
@@ -170,6 +173,10 @@ impl Tracker {
     /// that has it still, so that this one is to be looked at once more.
     pub(super) fn void_places(&mut self, root: Id, out: &mut Out<'_>) -> bool {
         for place in self.covered_places(root) {
+            if self.nodes.get(place).state != State::Watched {
+                // It went with one before.
+                continue;
+            }
             let top = self.nodes.root(place);
             if !self.say_if_displaced(top, out) {
                 self.unsettle(place, out);

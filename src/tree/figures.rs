@@ -98,7 +98,9 @@ impl Worker {
         figures.uncovered.store(self.tracker.uncovered.len(), Ordering::Relaxed);
         figures.releasing.store(releasing, Ordering::Relaxed);
         let (nodes, files) = (self.tracker.nodes.memory(), self.tracker.files.memory());
-        figures.memory.store(nodes.0 + files.0, Ordering::Relaxed);
-        figures.name_memory.store(nodes.1 + files.1, Ordering::Relaxed);
+        let names = nodes.1 + files.1;
+        // Each by itself: whoever reads both may see one of an earlier moment.
+        figures.memory.store(nodes.0 + files.0 - names, Ordering::Relaxed);
+        figures.name_memory.store(names, Ordering::Relaxed);
     }
 }

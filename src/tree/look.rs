@@ -140,6 +140,8 @@ impl<'a> Looker<'a> {
             return Err(Outcome::Failed(libc::ENAMETOOLONG));
         }
         let failed = |error: io::Error| match is_absent(&error) {
+            // Of a root all links are followed: it leads to too many of them.
+            true if work.above.is_unneeded() && errno(&error) == libc::ELOOP => Outcome::Failed(libc::ELOOP),
             true => Outcome::Vanished,
             false => Outcome::Failed(errno(&error)),
         };

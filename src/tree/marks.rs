@@ -73,7 +73,13 @@ impl Marks {
 
     pub(super) fn set(&self, mark: Mark) -> io::Result<i32> {
         let State { marker, own, .. } = &mut *self.lock();
-        marker.queue(&self.inotify, |wd| own.push_back((wd, mark)))
+        let before = own.len();
+        let queued = marker.queue(&self.inotify, |wd| own.push_back((wd, mark)));
+        if queued.is_err() {
+            // The next may have the same watch, and say something else.
+            own.truncate(before);
+        }
+        queued
     }
 
     /// A barrier that this marker overtakes: its own was lost.

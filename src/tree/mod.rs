@@ -129,7 +129,9 @@ use crate::sys::thread::spawn_without_signals;
 ///
 /// # To know what is there
 ///
-/// Take what is there when the tree is open, and then change by change:
+/// Take what is there when the tree is open, and then change by change. Where others change it meanwhile, let
+/// [what exists be reported](TreeBuilder::report_existing) instead: else what was done just before `open` returned may be told
+/// behind that too.
 ///
 /// - `CREATE` and `MOVED_TO` put an entry in its place; with [`renamed_from`](Change::renamed_from), the one that was there, with all
 ///   below. `MOVED_TO` replaces what was in that place, with all below; what is below a `CREATE` was told of in a root that is there,
@@ -287,7 +289,8 @@ impl Tree {
 
     /// Sets a mark in the stream: a change whose [`barrier`](Change::barrier) equals it, behind everything that happened
     /// before the call, what is found by looking included. So what was made in a new directory comes before it. Changes
-    /// from after the call may come before it too, while something is being looked at. While the queue overflows again and again, it
+    /// from after the call may come before it too, while something is being looked at; it waits as long as that is renamed or
+    /// replaced again and again. While the queue overflows again and again, it
     /// comes when everything was looked at four times.
     ///
     /// # Errors
@@ -401,9 +404,11 @@ impl Tree {
     /// How things stand.
     pub fn stats(&self) -> TreeStats {
         let shared = &self.owner.shared;
+        if !shared.core.is_here() {
+            return TreeStats::default();
+        }
         let figures = &shared.figures;
         let read = |figure: &std::sync::atomic::AtomicUsize| figure.load(Ordering::Relaxed);
-        let name_memory = read(&figures.name_memory);
         let directories = read(&figures.directories);
         TreeStats {
             instance: Stats {
@@ -415,8 +420,8 @@ impl Tree {
             uncovered: read(&figures.uncovered),
             releasing: read(&figures.releasing),
             sessions: read(&figures.sessions),
-            memory: read(&figures.memory) - name_memory,
-            name_memory,
+            memory: read(&figures.memory),
+            name_memory: read(&figures.name_memory),
         }
     }
 

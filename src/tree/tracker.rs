@@ -1,6 +1,6 @@
 //! What the tree is, by what was read up to here: the state machine, fed with records in the order of the stream.
 //!
-//! It makes no system call. Directories that are to be looked at gather in `pending`; a session looks at them, and its
+//! It makes no system call but to find out where roots are (`roots`, `inner_roots`, `displaced`). Directories that are to be looked at gather in `pending`; a session looks at them, and its
 //! findings come back through `session`. While the markers of a session have not passed, an event may be older or newer
 //! than what the session saw. Then these hold:
 //!
@@ -123,6 +123,8 @@ pub(super) struct Tracker {
     /// Watches that are to be removed, unless they are found on a directory of the tree before.
     pub(super) releasing: VecDeque<i32>,
     pub(super) uncovered: HashMap<Id, Error>,
+    /// Those of them for which permissions were wanting, and some that are covered since.
+    pub(super) denied: BTreeSet<Id>,
     /// Directories of which more is to be remembered than there is room for.
     pub(super) overfull: Vec<Id>,
     /// Watches that have ended since directories were last tried again for which there was no room.
@@ -169,6 +171,7 @@ impl Tracker {
             swaps: Swaps::default(),
             releasing: VecDeque::new(),
             uncovered: HashMap::new(),
+            denied: BTreeSet::new(),
             overfull: Vec::new(),
             freed: 0,
         }
@@ -178,10 +181,11 @@ impl Tracker {
     /// added to a run of its directory.
     pub(super) fn is_plain(&self, mask: Mask) -> bool {
         let follows = self.manner.follow_links && mask.intersects(ENTRIES);
-        let special = match self.keeps_files || self.session != 0 || follows || !self.doubts.is_empty() {
-            true => ENTRIES,
-            false => Mask::MOVE,
-        };
+        let special =
+            match self.keeps_files || self.session != 0 || follows || self.is_nested || !self.doubts.is_empty() {
+                true => ENTRIES,
+                false => Mask::MOVE,
+            };
         let special = special | Mask::IGNORED | Mask::Q_OVERFLOW | Mask::UNMOUNT | Mask::DELETE_SELF | Mask::MOVE_SELF;
         !self.has_singles && !mask.is_dir() && !mask.intersects(special) && mask.intersects(self.wanted) && !self.silent
     }

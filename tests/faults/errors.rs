@@ -1,7 +1,8 @@
 //! Which errors a call can have.
 
 use libc::{
-    EACCES, EAGAIN, EBADF, EBUSY, EINTR, EINVAL, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC, ENOSYS, EPERM, c_long,
+    EACCES, EAGAIN, EBADF, EBADR, EBUSY, EINTR, EINVAL, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC, ENOSYS, ENXIO,
+    EPERM, c_long,
 };
 
 use crate::inject::Fault;
@@ -25,7 +26,7 @@ const LEFT_OUT: [c_long; 6] = [
 pub(crate) fn errors(half: &str, call: c_long) -> &'static [i32] {
     match call {
         libc::SYS_io_uring_setup => &[EPERM, ENOMEM, EMFILE, ENOSYS],
-        libc::SYS_io_uring_enter => &[EPERM, EINTR, EAGAIN, EBUSY, EINVAL, EBADF],
+        libc::SYS_io_uring_enter => &[EPERM, EINTR, EAGAIN, EBUSY, EINVAL, EBADF, ENOMEM, ENXIO, EBADR],
         libc::SYS_io_uring_register => &[EINVAL, ENOMEM, EPERM],
         libc::SYS_inotify_init1 => &[EMFILE, ENOMEM, ENFILE],
         libc::SYS_inotify_add_watch => &[ENOSPC, EACCES, ENOMEM, ENOENT],
@@ -43,8 +44,8 @@ pub(crate) fn errors(half: &str, call: c_long) -> &'static [i32] {
         libc::SYS_ioctl => &[EIO, EPERM],
         libc::SYS_timerfd_settime | libc::SYS_prlimit64 => &[EPERM],
         // Not ENOENT where directories are opened: that is one that was removed, which its own events tell.
-        libc::SYS_openat if half == "tree" => &[EMFILE, EACCES, ENOMEM, EINTR],
-        libc::SYS_openat => &[EMFILE, EACCES, ENOMEM, ENOENT, EINTR],
+        libc::SYS_openat if half == "tree" => &[EMFILE, EACCES, ENOMEM, EINTR, ENFILE, EIO],
+        libc::SYS_openat => &[EMFILE, EACCES, ENOMEM, ENOENT, EINTR, ENFILE, EIO],
         libc::SYS_newfstatat | libc::SYS_fstat | libc::SYS_statx => &[ENOMEM, EACCES],
         // Not ENOENT: that is what a directory says that was removed.
         libc::SYS_getdents64 => &[EIO, ENOMEM],
@@ -116,9 +117,39 @@ pub(crate) fn second_faults(half: &str, without: &[(c_long, u32)], behind: &[(c_
     faults
 }
 
+/// Whether all events arrive all the same, if `Backend::Auto` was asked for.
+pub(crate) fn is_outlived(fault: &Fault) -> bool {
+    let of_a_ring = [
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+    ];
+    // The kernel has dropped what it could not keep; and who has no descriptor left has none for epoll.
+    of_a_ring.contains(&fault.call) && ![EBADR, EMFILE].contains(&fault.errno)
+}
+
+/// How many errors of each call, and at which of the times that it is made.
+pub(crate) type Places = (usize, fn(u32) -> Vec<u32>);
+
+/// Also in the midst of the work, and at its end.
+pub(crate) fn places(all: bool) -> Places {
+    match all {
+        true => (usize::MAX, |times| {
+            vec![1, 2, 3, times / 3, times / 2, times * 2 / 3, times]
+        }),
+        false => (1, |times| vec![1, times.div_ceil(2)]),
+    }
+}
+
+pub(crate) fn first_places(all: bool) -> Places {
+    match all {
+        true => (usize::MAX, |_| vec![1, 2, 3]),
+        false => (1, |_| vec![1, 2]),
+    }
+}
+
 /// The faults of a scenario that makes these calls, so many times.
-pub(crate) fn faults(half: &str, counts: &[(c_long, u32)], all: bool) -> Vec<Fault> {
-    let (most_errors, most_places) = if all { (usize::MAX, 3) } else { (1, 2) };
+pub(crate) fn faults(half: &str, counts: &[(c_long, u32)], (most_errors, places): Places) -> Vec<Fault> {
     let mut faults = Vec::new();
     for &(call, times) in counts {
         for &errno in errors(half, call).iter().take(most_errors) {
@@ -131,13 +162,18 @@ pub(crate) fn faults(half: &str, counts: &[(c_long, u32)], all: bool) -> Vec<Fau
                 });
             };
             // The scenario is run twice, and fails the first time only.
-            let places = times.div_ceil(2).min(most_places);
-            (1..=places).for_each(|from| fault(from, 1));
+            let times = times.div_ceil(2);
+            let mut at = places(times);
+            // Threads that are under way when they are refused memory end the process, by std.
+            at.retain(|place| (1..=times).contains(place) && (call != libc::SYS_mmap || *place == 1));
+            at.sort_unstable();
+            at.dedup();
+            at.iter().for_each(|&from| fault(from, 1));
             if may_last(call, errno) {
                 fault(1, u32::MAX);
                 // Once threads are at work, the allocator needs memory too, and aborts where it gets none.
-                if places > 1 && all && call != libc::SYS_mmap {
-                    fault(places, u32::MAX);
+                if most_errors > 1 && call != libc::SYS_mmap {
+                    at.iter().skip(1).for_each(|&from| fault(from, u32::MAX));
                 }
             }
         }

@@ -29,7 +29,7 @@ pub(crate) enum Half {
 pub(crate) struct Seen {
     names: Vec<String>,
     /// A loss was said, or a directory that is not covered.
-    said: bool,
+    pub(crate) said: bool,
 }
 
 impl Seen {
@@ -197,7 +197,12 @@ fn until_readable(reader: &Reader) {
 }
 
 fn read_tree(tree: &Tree, stream: &mut TreeStream, dir: &Path, files: usize, progress: &AtomicUsize) -> Result<Seen> {
-    let mut seen = Seen::default();
+    // What could not be covered when it was opened is listed.
+    let said = !tree.uncovered().is_empty();
+    let mut seen = Seen {
+        said,
+        ..Seen::default()
+    };
     let last = dir.join((files - 1).to_string());
     let (mut through, mut below) = (false, 0);
     let mut late: BTreeSet<PathBuf> = LATE.iter().map(|file| dir.join(file)).collect();

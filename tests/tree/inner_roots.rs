@@ -155,6 +155,36 @@ fn a_root_whose_path_leads_to_a_file_is_not_told_of_when_one_above_it_is_added()
     }
 }
 
+/// What is made there later.
+#[test]
+fn a_root_whose_path_leads_elsewhere_is_not_told_of_once_that_is_made() {
+    for manner in manners() {
+        for root in ["in/above/root", "in/above/root/file"] {
+            for later in ["in/above", "in/above/root"] {
+                let dir = base();
+                let place = |name: &str| dir.path().join(name);
+                fill(&place("in/above/root"));
+                let mut follower = follow(dir.path(), root, manner, false);
+                fs::rename(place("in/above"), place("out")).unwrap();
+                if later == "in/above/root" {
+                    fs::create_dir(place("in/above")).unwrap();
+                }
+                follower.add("in").unwrap();
+                follower.calm().unwrap();
+                fs::write(place(later), "").unwrap();
+                if !manner.1 {
+                    // It would have to be added again.
+                    follower.calm().unwrap();
+                    follower.remove(root).unwrap();
+                }
+                check(&mut follower);
+                fs::write(place("out/root/sub/late"), "").unwrap();
+                check(&mut follower);
+            }
+        }
+    }
+}
+
 /// Files of one directory, which is another root, and another directory each time.
 #[test]
 fn files_that_are_roots_are_told_of_once_where_their_directory_is_exchanged() {

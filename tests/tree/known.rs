@@ -73,13 +73,16 @@ impl Known {
             }
             return Ok(());
         }
+        let parent = path.parent().filter(|_| change.name().is_some());
+        if let Some(parent) = parent
+            && !self.roots.contains(&path)
+            && !self.roots.contains(parent)
+            && self.entries.get(parent) != Some(&true)
+        {
+            return Err(format!("no directory for {change:?}"));
+        }
         let cookie = change.cookie().unwrap_or(0);
         if mask.intersects(Mask::CREATE | Mask::MOVED_TO) {
-            let parent = path.parent().expect("below the place");
-            let is_placed = self.roots.contains(&path) || self.roots.contains(parent);
-            if !is_placed && self.entries.get(parent) != Some(&true) {
-                return Err(format!("no directory for {change:?}"));
-            }
             if mask.contains(Mask::MOVED_TO) {
                 // What was there is replaced, with all below.
                 below(&self.entries, &path).iter().for_each(|path| {
@@ -95,6 +98,9 @@ impl Known {
                 let Some((from, taken)) = self.limbo.remove(&cookie) else {
                     return Err(format!("nothing was moved away for {change:?}"));
                 };
+                if change.renamed_from().is_some_and(|told| told != from) {
+                    return Err(format!("it was {from:?}: {change:?}"));
+                }
                 let place = |old: PathBuf| match old == from {
                     true => path.clone(),
                     false => path.join(old.strip_prefix(&from).expect("below it")),

@@ -53,7 +53,7 @@ pub(crate) struct Model {
     pub(crate) follows: bool,
     /// A root that may be said to be gone: there is nothing in it then.
     pub(crate) moving: Option<PathBuf>,
-    limbo: BTreeMap<u32, Node>,
+    limbo: BTreeMap<u32, (PathBuf, Node)>,
     pub(crate) overflows: usize,
     pub(crate) log: Vec<OwnedChange>,
 }
@@ -116,6 +116,10 @@ impl Model {
         } else {
             None
         };
+        let moved = match (moved, change.renamed_from()) {
+            (Some((from, _)), Some(told)) if from != told => return Err(format!("it was {from:?}: {change:?}")),
+            (moved, _) => moved.map(|(_, node)| node),
+        };
         if mask.contains(Mask::MOVED_TO) && paired && moved.is_none() {
             return Err(format!("nothing was moved away for {change:?}"));
         }
@@ -134,7 +138,7 @@ impl Model {
                 return Err(format!("was not there: {change:?}"));
             };
             if mask.contains(Mask::MOVED_FROM) && !change.is_moved_out() {
-                self.limbo.insert(cookie, gone);
+                self.limbo.insert(cookie, (dir.join(&name), gone));
             }
         }
         Ok(())

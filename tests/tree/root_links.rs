@@ -3,8 +3,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use ringwatch::Mask;
 use ringwatch::tree::{OwnedChange, Recovery, Tree};
+use ringwatch::{ErrorKind, Mask};
 
 use crate::model::Watched;
 use crate::roots::{made, place};
@@ -35,6 +35,31 @@ fn a_directory_that_is_two_roots_is_lost_and_found_by_both() {
         assert_eq!(made(&mut watched), [link.join("file")]);
         fs::remove_dir_all(&root).unwrap();
     }
+}
+
+/// It is not missing: to wait for it would be in vain.
+#[test]
+fn a_root_that_leads_around_is_said_to() {
+    let (_dir, place) = place();
+    let [one, other] = ["one", "other"].map(|name| place.join(name));
+    symlink(&one, &other).unwrap();
+    symlink(&other, &one).unwrap();
+    let refused = Tree::builder(&one).open().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
+    assert!(refused.to_string().contains("lead around"), "{refused}");
+    let mut watched = Watched::open(Tree::builder(place.join("root")).root(&one).await_missing_roots(true));
+    let said = watched.tree.uncovered();
+    let kinds: Vec<_> = said
+        .iter()
+        .filter(|said| said.path == one)
+        .map(|said| said.error.kind())
+        .collect();
+    assert_eq!(kinds, [ErrorKind::InvalidInput], "{said:?}");
+    fs::remove_file(&one).unwrap();
+    fs::create_dir(&one).unwrap();
+    watched.tree.retry_uncovered().unwrap();
+    fs::write(one.join("file"), "").unwrap();
+    assert_eq!(made(&mut watched), [one.join("file")]);
 }
 
 /// Not under the path of the root that was there first, which had told of it.
