@@ -211,6 +211,10 @@ fn read_tree(tree: &Tree, stream: &mut TreeStream, dir: &Path, files: usize, pro
         for change in &batch {
             seen.said |= change.is_overflow() || change.uncovered().is_some();
             let Some(path) = change.path() else { continue };
+            if path == dir && change.uncovered().is_some() {
+                // Of the root itself nothing is told any more, which is said with this.
+                return Ok(seen);
+            }
             through |= path == last;
             if change.mask().contains(Mask::CREATE) {
                 late.remove(&path);
@@ -218,7 +222,9 @@ fn read_tree(tree: &Tree, stream: &mut TreeStream, dir: &Path, files: usize, pro
                 below += usize::from(path.starts_with(dir.join(BELOW[0])));
             }
         }
-        progress.store(seen.names.len(), Ordering::SeqCst);
+        // Behind a loss some may not be told.
+        let told = if seen.said { files } else { seen.names.len() };
+        progress.store(told, Ordering::SeqCst);
     }
     let barrier = tree.barrier()?;
     let mut marked = false;
