@@ -39,9 +39,14 @@ impl Tracker {
         there.filter(|&id| self.nodes.get(id).parent != NONE)
     }
 
-    /// Those of them that are not covered.
+    /// Those of them that are not covered, or not yet.
     pub(super) fn twins(&self, root: Id) -> Vec<Id> {
-        let is_open = |id: &Id| matches!(self.nodes.get(*id).state, State::Uncovered | State::Pending);
+        let is_open = |id: &Id| {
+            matches!(
+                self.nodes.get(*id).state,
+                State::Uncovered | State::Pending | State::Filtered
+            )
+        };
         self.places(root).filter(is_open).collect()
     }
 

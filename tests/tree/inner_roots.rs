@@ -241,6 +241,28 @@ fn a_root_that_the_one_above_it_refuses_is_told_of_wherever_it_goes() {
 }
 
 #[test]
+fn a_root_that_the_one_above_it_refuses_is_renamed_while_it_is_removed() {
+    for recovery in [Recovery::Mark, Recovery::Diff] {
+        let dir = base();
+        let [refused, wanted] = [SKIPPED, "wanted"].map(|name| dir.path().join("place").join(name));
+        fill(&refused);
+        let mut follower = follow(dir.path(), "place", (recovery, true), true);
+        for _ in 0..40 {
+            follower.add("place/.skip").unwrap();
+            check(&mut follower);
+            thread::scope(|scope| {
+                scope.spawn(|| fs::rename(&refused, &wanted).unwrap());
+                if let Err(fault) = follower.remove("place/.skip") {
+                    panic!("{}\n{fault}", follower.known.log());
+                }
+            });
+            check(&mut follower);
+            fs::rename(&wanted, &refused).unwrap();
+        }
+    }
+}
+
+#[test]
 fn of_two_roots_in_one_another_one_is_added_and_the_other_removed_at_once() {
     for manner in manners() {
         let dir = base();
