@@ -68,9 +68,6 @@ impl Ground {
             let _ = fs::remove_dir(&inner);
             let _ = symlink(self.outside.join("below"), &inner);
             let _ = fs::remove_file(&inner);
-            // What is a directory of the tree when it is opened is one from outside when it is listed.
-            let _ = exchange(&self.root.join("calm/below"), &self.outside.join("other"));
-            let _ = exchange(&self.root.join("calm/below"), &self.outside.join("other"));
             // The directory above a new one becomes a link while that is looked for.
             let _ = fs::create_dir(swapped.join("below/new"));
             let _ = exchange(&swapped, &link);
