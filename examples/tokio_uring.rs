@@ -21,7 +21,7 @@ use futures_util::StreamExt;
 use ringwatch::{Inotify, Mask};
 use tokio_uring::fs::File;
 
-use crate::letters::is_harmless;
+use crate::letters::printable;
 
 const FILES: [(&str, usize); 3] = [("small", 12), ("empty", 0), ("large", 1_000_000)];
 
@@ -72,16 +72,8 @@ async fn serve(inotify: &Inotify, files: usize) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A path, whatever somebody else has chosen to be in it: a terminal obeys nothing of it, and all of it is to be seen.
 fn shown(path: &Path) -> String {
-    let mut shown = String::new();
-    for letter in format!("{path:?}").chars() {
-        match is_harmless(letter) {
-            true => shown.push(letter),
-            false => shown.extend(letter.escape_default()),
-        }
-    }
-    shown
+    printable(&format!("{path:?}"))
 }
 
 /// Reads a file to its end, which a real service would make use of.

@@ -101,10 +101,14 @@ pub(crate) fn marker_error(cause: &io::Error) -> Error {
         Some(libc::ENOENT) => Error::os(ErrorKind::NotFound, OPERATION, cause)
             .mended_by("mount /proc: the marker is reached through /proc/self/fd"),
         // It is our own, and nobody's permissions are in the way.
-        Some(libc::EACCES | libc::EPERM) => Error::os(ErrorKind::PermissionDenied, OPERATION, cause)
-            .mended_by("a seccomp profile may deny it; allow memfd_create and the inotify_* calls"),
-        Some(libc::ENOSYS) => Error::os(ErrorKind::Other, OPERATION, cause)
-            .mended_by("a seccomp profile may deny it; allow memfd_create and the inotify_* calls"),
+        Some(code @ (libc::EACCES | libc::EPERM | libc::ENOSYS)) => {
+            let kind = match code {
+                libc::ENOSYS => ErrorKind::Other,
+                _ => ErrorKind::PermissionDenied,
+            };
+            Error::os(kind, OPERATION, cause)
+                .mended_by("a seccomp profile may deny it; allow memfd_create and the inotify_* calls")
+        }
         _ => add_error(OPERATION, None, Mask::empty(), cause),
     }
 }

@@ -15,6 +15,18 @@ pub(crate) fn is_harmless(letter: char) -> bool {
     }
 }
 
+/// A text in which all is to be seen, and nothing is obeyed by a terminal, whatever somebody else has chosen to be in it.
+pub(crate) fn printable(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match is_harmless(letter) {
+            true => line.push(letter),
+            false => line.extend(letter.escape_default()),
+        }
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use std::ops::RangeInclusive;

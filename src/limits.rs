@@ -66,17 +66,20 @@ pub(crate) fn remedy(name: &'static str) -> String {
         (value, Some(own)) if value.is_none_or(|value| own < value) => {
             format!("user.{own_name} of this user namespace is {own}; raise it with sysctl user.{own_name}=N")
         }
-        (Some(value), _) => format!("fs.inotify.{name} is {value}; raise it with sysctl fs.inotify.{name}=N"),
-        (None, _) => format!("raise it with sysctl fs.inotify.{name}=N"),
+        (value, _) => raise(&format!("fs.inotify.{name}"), value),
+    }
+}
+
+fn raise(name: &str, value: Option<u64>) -> String {
+    match value {
+        Some(value) => format!("{name} is {value}; raise it with sysctl {name}=N"),
+        None => format!("raise it with sysctl {name}=N"),
     }
 }
 
 /// `fs.file-max is N; raise it with …`: the descriptors of the whole system.
 pub(crate) fn descriptors() -> String {
-    match number(Path::new("/proc/sys/fs/file-max")) {
-        Some(most) => format!("fs.file-max is {most}; raise it with sysctl fs.file-max=N"),
-        None => "raise it with sysctl fs.file-max=N".to_owned(),
-    }
+    raise("fs.file-max", number(Path::new("/proc/sys/fs/file-max")))
 }
 
 fn number(path: &Path) -> Option<u64> {

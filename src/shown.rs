@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::letters::is_harmless;
+use crate::letters::printable;
 
 /// As `Debug` shows it, without what that lets through and yet can't be seen. On one line.
 pub(crate) struct Shown<T>(pub(crate) T);
@@ -17,13 +17,6 @@ struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
 
 impl Write for Escaping<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        text.chars().try_for_each(|letter| self.write_char(letter))
-    }
-
-    fn write_char(&mut self, letter: char) -> fmt::Result {
-        match is_harmless(letter) {
-            true => self.0.write_char(letter),
-            false => write!(self.0, "{}", letter.escape_default()),
-        }
+        self.0.write_str(&printable(text))
     }
 }

@@ -20,7 +20,7 @@ use ringwatch::{
     Backend, BackendKind, ErrorKind, EventBatch, EventStream, Events, Inotify, Mask, Reader, ReaderStream, Result,
     Watch,
 };
-use support::child::in_child;
+use support::child::{in_child, status_of};
 use support::kernel::mask_of;
 use support::{Stopping, backends};
 
@@ -42,9 +42,7 @@ fn fork(body: impl FnOnce()) -> libc::pid_t {
 
 /// Fails if the child did, or if it had to be ended.
 fn join(child: libc::pid_t) {
-    let mut status = 0;
-    // SAFETY: `status` is writable and lives through the call.
-    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    let status = status_of(child, 0);
     assert!(
         !libc::WIFSIGNALED(status),
         "the child hung, or was killed by {}",

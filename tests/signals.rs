@@ -11,7 +11,7 @@ use std::thread;
 
 use ringwatch::tree::Tree;
 use ringwatch::{Backend, Inotify, Mask};
-use support::child::{IN_CHILD, again};
+use support::child::{IN_CHILD, again, status_of};
 use support::halves::{HALVES, Half};
 use support::{backends, on_every_backend, wait_until};
 
@@ -205,20 +205,6 @@ const TREE: &str = "tree";
 const STOPS: usize = 10;
 const FILES_A_STOP: usize = 100;
 
-/// Waits until a child has stopped or ended, whatever signals the other tests send.
-fn status_of(child: libc::pid_t) -> libc::c_int {
-    let mut status = 0;
-    loop {
-        // SAFETY: the status lives through the call.
-        let waited = unsafe { libc::waitpid(child, &raw mut status, libc::WUNTRACED) };
-        if waited == child {
-            return status;
-        }
-        let error = std::io::Error::last_os_error();
-        assert_eq!(error.kind(), std::io::ErrorKind::Interrupted, "{error}");
-    }
-}
-
 #[test]
 fn a_process_that_is_stopped_and_continued_misses_nothing() {
     const TEST: &str = "a_process_that_is_stopped_and_continued_misses_nothing";
@@ -247,7 +233,10 @@ fn a_process_that_is_stopped_and_continued_misses_nothing() {
                 let half = files.start + FILES_A_STOP / 2;
                 make(&dir, files.start..half);
                 send(libc::SIGSTOP);
-                assert!(libc::WIFSTOPPED(status_of(process)), "{case} has ended");
+                assert!(
+                    libc::WIFSTOPPED(status_of(process, libc::WUNTRACED)),
+                    "{case} has ended"
+                );
                 make(&dir, half..files.end);
                 send(libc::SIGCONT);
             }

@@ -9,7 +9,7 @@
 //! `scope` and `rules` say what is watched, before a watch is spent on it; `news` reads the tree; `burst` makes one thing
 //! of many changes; `watcher` decides what follows; `command` and `guard` see to it that nothing is left behind; `git`
 //! knows when to wait, and `rounds` when to stop; `text` reads what others may have written; `report` and `json` tell, and
-//! `terminal` escapes.
+//! `letters` and `terminal` escape.
 
 #![deny(unsafe_code)]
 

@@ -14,9 +14,9 @@ use signal_hook::consts::{SIGTTIN, SIGTTOU};
 use crate::burst::{Effect, Effects};
 use crate::command::Outcome;
 use crate::json::{Json, text};
+use crate::letters::printable;
 use crate::options::Options;
 use crate::scope::Scope;
-use crate::terminal::printable;
 
 /// Paths that are named one by one.
 const NAMED: usize = 4;

@@ -285,7 +285,7 @@ fn print(
 
 /// Not `eprintln!`, which panics if nobody reads stderr any more.
 fn say(message: impl Display) {
-    let line = format!("watch: {}\n", terminal::printable(&message.to_string()));
+    let line = format!("watch: {}\n", letters::printable(&message.to_string()));
     let _ = io::stderr().write_all(line.as_bytes());
 }
 

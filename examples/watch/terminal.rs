@@ -8,19 +8,7 @@ use clap::Parser;
 use clap::builder::{StyledStr, Styles};
 use clap::error::{ContextValue, Error};
 
-use crate::letters::is_harmless;
-
-/// A line of text, whatever somebody else has chosen to be in it.
-pub(crate) fn printable(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match is_harmless(letter) {
-            true => line.push(letter),
-            false => line.extend(letter.escape_default()),
-        }
-    }
-    line
-}
+use crate::letters::printable;
 
 /// As `Parser::parse`, but an argument that makes no sense is named as it may be: a shell makes arguments of the names of
 /// files, as of `*`.

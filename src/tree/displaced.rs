@@ -182,12 +182,11 @@ impl Tracker {
                 self.unsettle(place, out);
             }
         }
-        let namesakes = self.namesakes(root);
-        // All of them are to be looked at.
-        let stay = namesakes
-            .into_iter()
-            .filter(|&other| !self.say_if_displaced(other, out));
-        stay.count() == 0
+        let mut is_free = true;
+        for other in self.namesakes(root) {
+            is_free &= self.say_if_displaced(other, out);
+        }
+        is_free
     }
 
     /// Roots that cover the directory itself in which the files are that this root is.

@@ -41,12 +41,7 @@ impl Tracker {
 
     /// Those of them that are not covered, or not yet.
     pub(super) fn twins(&self, root: Id) -> Vec<Id> {
-        let is_open = |id: &Id| {
-            matches!(
-                self.nodes.get(*id).state,
-                State::Uncovered | State::Pending | State::Filtered
-            )
-        };
+        let is_open = |id: &Id| self.nodes.get(*id).state != State::Watched;
         self.places(root).filter(is_open).collect()
     }
 

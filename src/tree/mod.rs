@@ -290,8 +290,7 @@ impl Tree {
     /// Sets a mark in the stream: a change whose [`barrier`](Change::barrier) equals it, behind everything that happened
     /// before the call, what is found by looking included. So what was made in a new directory comes before it. Changes
     /// from after the call may come before it too, while something is being looked at; it waits as long as that is renamed or
-    /// replaced again and again. While the queue overflows again and again, it
-    /// comes when everything was looked at four times.
+    /// replaced again and again. While the queue overflows again and again, it comes when everything was looked at four times.
     ///
     /// # Errors
     /// As [`Inotify::barrier`](crate::Inotify::barrier); [`Closed`](ErrorKind::Closed) also once the tree has ended by a failure.

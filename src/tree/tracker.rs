@@ -1,7 +1,7 @@
 //! What the tree is, by what was read up to here: the state machine, fed with records in the order of the stream.
 //!
-//! It makes no system call but to find out where roots are (`roots`, `inner_roots`, `displaced`). Directories that are to be looked at gather in `pending`; a session looks at them, and its
-//! findings come back through `session`. While the markers of a session have not passed, an event may be older or newer
+//! It makes no system call but to find out where roots are (`roots`, `inner_roots`, `displaced`). Directories that are to be
+//! looked at gather in `pending`; a session looks at them, and its findings come back through `session`. While the markers of a session have not passed, an event may be older or newer
 //! than what the session saw. Then these hold:
 //!
 //! - The last event about a name decides whether it is there, for each event is a fact at its place in the stream.

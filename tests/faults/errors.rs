@@ -164,15 +164,14 @@ pub(crate) fn faults(half: &str, counts: &[(c_long, u32)], (most_errors, places)
             // The scenario is run twice, and fails the first time only.
             let times = times.div_ceil(2);
             let mut at = places(times);
-            // Threads that are under way when they are refused memory end the process, by std.
+            // Once threads are at work, the allocator needs memory too, and std for their stacks: without, they abort.
             at.retain(|place| (1..=times).contains(place) && (call != libc::SYS_mmap || *place == 1));
             at.sort_unstable();
             at.dedup();
             at.iter().for_each(|&from| fault(from, 1));
             if may_last(call, errno) {
                 fault(1, u32::MAX);
-                // Once threads are at work, the allocator needs memory too, and aborts where it gets none.
-                if most_errors > 1 && call != libc::SYS_mmap {
+                if most_errors > 1 {
                     at.iter().skip(1).for_each(|&from| fault(from, u32::MAX));
                 }
             }

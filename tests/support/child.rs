@@ -202,6 +202,21 @@ fn put(path: &std::ffi::CStr, text: &CString) -> io::Result<()> {
 }
 
 /// Does in a process of its own, which has none of our descriptors, what works in the child of a fork: no other thread is there.
+/// Waits for what the flags say of a child, whatever signals come meanwhile, and answers its status.
+pub(crate) fn status_of(child: libc::pid_t, flags: libc::c_int) -> libc::c_int {
+    let mut status = -1;
+    // SAFETY: the status lives through the call.
+    while unsafe { libc::waitpid(child, &raw mut status, flags) } == -1 {
+        let error = io::Error::last_os_error();
+        assert_eq!(
+            error.kind(),
+            io::ErrorKind::Interrupted,
+            "no process, or not ours: {error}"
+        );
+    }
+    status
+}
+
 /// Answers whether it did not panic.
 pub(crate) fn in_process(body: impl FnOnce()) -> bool {
     // SAFETY: the child ends here. What it does until then are system calls, and allocations, which libc lets it make.
@@ -214,19 +229,7 @@ pub(crate) fn in_process(body: impl FnOnce()) -> bool {
             // SAFETY: it is no pointer.
             unsafe { libc::_exit(i32::from(done.is_err())) }
         }
-        child => {
-            let mut status = -1;
-            // SAFETY: the status lives through the call.
-            while unsafe { libc::waitpid(child, &mut status, 0) } == -1 {
-                let error = io::Error::last_os_error();
-                assert_eq!(
-                    error.kind(),
-                    io::ErrorKind::Interrupted,
-                    "no process, or not ours: {error}"
-                );
-            }
-            status == 0
-        }
+        child => status_of(child, 0) == 0,
     }
 }
 

@@ -28,6 +28,12 @@ fn below(entries: &Entries, path: &Path) -> Vec<PathBuf> {
     all.filter(|entry| *entry != path).cloned().collect()
 }
 
+fn forget_below(entries: &mut Entries, path: &Path) {
+    for entry in below(entries, path) {
+        entries.remove(&entry);
+    }
+}
+
 fn take(entries: &mut Entries, path: &Path) -> Entries {
     let mut taken = below(entries, path);
     taken.push(path.to_owned());
@@ -64,9 +70,7 @@ impl Known {
         let Some(path) = change.path() else { return Ok(()) };
         if let Some(error) = change.uncovered() {
             if self.roots.contains(&path) && error.operation() != "look into directory" {
-                below(&self.entries, &path).iter().for_each(|path| {
-                    self.entries.remove(path);
-                });
+                forget_below(&mut self.entries, &path);
                 if !change.is_dir() || !self.is_in_a_root(&path) {
                     self.entries.remove(&path);
                 }
@@ -85,20 +89,18 @@ impl Known {
         if mask.intersects(Mask::CREATE | Mask::MOVED_TO) {
             if mask.contains(Mask::MOVED_TO) {
                 // What was there is replaced, with all below.
-                below(&self.entries, &path).iter().for_each(|path| {
-                    self.entries.remove(path);
-                });
+                forget_below(&mut self.entries, &path);
             }
             let known = self.entries.insert(path.clone(), change.is_dir());
             // A root may have been told of in another, which was removed since.
             if mask.contains(Mask::CREATE) && known.is_some() && !self.roots.contains(&path) {
                 return Err(format!("was there already: {change:?}"));
             }
-            if change.renamed_from().is_some() {
+            if let Some(told) = change.renamed_from() {
                 let Some((from, taken)) = self.limbo.remove(&cookie) else {
                     return Err(format!("nothing was moved away for {change:?}"));
                 };
-                if change.renamed_from().is_some_and(|told| told != from) {
+                if told != from {
                     return Err(format!("it was {from:?}: {change:?}"));
                 }
                 let place = |old: PathBuf| match old == from {
@@ -193,9 +195,7 @@ impl Follower {
         if !is_early {
             follower.known.entries = follower.on_disk().0;
             for uncovered in follower.watched.tree.uncovered() {
-                below(&follower.known.entries, &uncovered.path).iter().for_each(|path| {
-                    follower.known.entries.remove(path);
-                });
+                forget_below(&mut follower.known.entries, &uncovered.path);
             }
         }
         follower
