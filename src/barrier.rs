@@ -113,10 +113,10 @@ impl Barriers {
     }
 
     /// Queues again what was lost: a marker of the one that was set last, which is one for those before it too. There may be no
-    /// room for a watch; then it is to be tried again.
-    pub(crate) fn mark_again(&mut self, marker: &mut Marker, inotify: &InotifyFd) -> io::Result<()> {
+    /// room for a watch; then it is to be tried again. Answers whether something was lost.
+    pub(crate) fn mark_again(&mut self, marker: &mut Marker, inotify: &InotifyFd) -> io::Result<bool> {
         if !self.unmarked {
-            return Ok(());
+            return Ok(false);
         }
         if let Some(&last) = self.outstanding.back() {
             let before = self.markers.len();
@@ -127,7 +127,7 @@ impl Barriers {
             queued?;
         }
         self.unmarked = false;
-        Ok(())
+        Ok(true)
     }
 
     /// An overflow was read behind so many bytes of the stream, and markers may have been dropped. `queued` says how many more

@@ -22,7 +22,8 @@ use ringwatch::{
 };
 use support::child::{in_child, status_of};
 use support::kernel::mask_of;
-use support::{Stopping, backends};
+use support::process::Has;
+use support::{Stopping, backends, wait_until};
 
 /// Runs `body` in a child of this process, and answers its process id.
 fn fork(body: impl FnOnce()) -> libc::pid_t {
@@ -38,6 +39,12 @@ fn fork(body: impl FnOnce()) -> libc::pid_t {
         unsafe { libc::_exit(i32::from(!well)) };
     }
     child
+}
+
+/// Waits until this process has no more threads than these. Rust's standard library starts and ends threads under a lock: if
+/// it is held at a fork, no thread starts in the child (README).
+fn until_others_have_ended(threads: usize) {
+    wait_until(|| Has::now().threads <= threads);
 }
 
 /// Fails if the child did, or if it had to be ended.
@@ -75,11 +82,14 @@ enum Half {
 const HALVES: usize = 4;
 
 impl Half {
+    const STREAM: usize = 0;
+    const READER: usize = 1;
+
     fn new(inotify: &Inotify, number: usize) -> Self {
         let reader = || inotify.reader().expect("a reader");
         match number {
-            0 => Self::Stream(inotify.stream().expect("a stream")),
-            1 => Self::Reader(reader()),
+            Self::STREAM => Self::Stream(inotify.stream().expect("a stream")),
+            Self::READER => Self::Reader(reader()),
             2 => {
                 let reader = reader();
                 std::os::fd::AsRawFd::as_raw_fd(&reader);
@@ -165,12 +175,12 @@ fn handle_is_refused(inotify: &Inotify, watch: &Watch, dir: &Path) {
     watch.set_path("/elsewhere");
 }
 
-/// An instance of the child's own, through each half.
-fn own_instance_works(backend: Backend) {
+/// An instance of the child's own, through each of these halves.
+fn own_instance_works(backend: Backend, halves: &[usize]) {
     let dir = tempfile::tempdir().expect("a directory");
     let inotify = Inotify::builder().backend(backend).build().expect("an instance");
     inotify.add_watch(dir.path(), Mask::CREATE).expect("a watch");
-    for number in 0..2 {
+    for &number in halves {
         let mut half = Half::new(&inotify, number);
         make(dir.path(), number..number + 1);
         let batch = half.wait().expect("it goes on").expect("a batch");
@@ -198,9 +208,11 @@ fn the_parent_goes_on_and_the_child_is_refused() {
         "the_parent_goes_on_and_the_child_is_refused",
         |_| {},
         || {
+            let threads = Has::now().threads;
             for &backend in backends() {
                 for number in 0..HALVES {
                     for window in [Duration::ZERO, Duration::from_millis(4)] {
+                        until_others_have_ended(threads);
                         let dir = tempfile::tempdir().expect("a directory");
                         let builder = Inotify::builder().backend(backend).batch_window(window);
                         let inotify = builder.build().expect("an instance");
@@ -225,7 +237,7 @@ fn the_parent_goes_on_and_the_child_is_refused() {
                                 drop(unsafe { std::ptr::read(&raw const inotify) });
                                 // SAFETY: as above.
                                 drop(unsafe { std::ptr::read(&raw const watch) });
-                                own_instance_works(backend);
+                                own_instance_works(backend, &[Half::STREAM, Half::READER]);
                             });
                             // At the same time, and afterwards.
                             make(dir.path(), 5 + 4 * round..7 + 4 * round);
@@ -283,7 +295,9 @@ fn a_tree_goes_on_in_the_parent_and_is_refused_in_the_child() {
         "a_tree_goes_on_in_the_parent_and_is_refused_in_the_child",
         |_| {},
         || {
+            let threads = Has::now().threads;
             for &backend in backends() {
+                until_others_have_ended(threads);
                 let dir = tempfile::tempdir().expect("a directory");
                 fs::create_dir(dir.path().join("sub")).expect("a directory");
                 let tree = Tree::builder(dir.path()).backend(backend).open().expect("a tree");
@@ -393,7 +407,8 @@ fn fork_amid_work(backend: Backend) {
                 watch.set_path("/elsewhere");
                 inotify.close();
                 if number % 8 == 0 {
-                    own_instance_works(backend);
+                    // Threads start and end here all the time.
+                    own_instance_works(backend, &[Half::READER]);
                 }
             });
             join(child);

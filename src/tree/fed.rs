@@ -278,7 +278,7 @@ fn a_directory_that_is_given_up_has_nothing_in_it() {
         fed.tracker.begin_session(true);
         fed.tracker.nodes.get_mut(a).session = fed.tracker.session;
         fed.tracker.files.put(&mut fed.tracker.nodes, a, b"x", UNKNOWN);
-        let changes = fed.report(|tracker, out| tracker.give_up_one(out));
+        let changes = fed.report(|tracker, out| _ = tracker.give_up_one(out));
         let said: Vec<_> = changes.iter().map(|change| (change.path(), change.mask())).collect();
         let told = [Mask::DELETE | DIR, Mask::CREATE | DIR, DIR].map(|mask| (path("/r/a"), mask));
         assert_eq!(said, told);
@@ -299,7 +299,7 @@ fn a_directory_is_given_up_that_has_only_such_in_it_as_are_not_watched() {
         let a = fed.dir(fed.root, "a", 2);
         let b = fed.tracker.nodes.add(a, b"b").expect("room");
         fed.tracker.nodes.get_mut(b).state = below;
-        let changes = fed.report(|tracker, out| tracker.give_up_one(out));
+        let changes = fed.report(|tracker, out| _ = tracker.give_up_one(out));
         let is_given_up = below != State::Pending;
         assert_eq!(fed.tracker.nodes.by_wd(2).is_none(), is_given_up, "{below:?}");
         assert_eq!(changes.iter().any(|change| change.uncovered().is_some()), is_given_up);

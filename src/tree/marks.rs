@@ -118,8 +118,8 @@ impl Marks {
         self.lock().barriers.overdue(taken)
     }
 
-    /// Sets again what was lost. There may be no room for a watch; then it is to be tried again.
-    pub(super) fn mark_again(&self) -> io::Result<()> {
+    /// Sets again what was lost. There may be no room for a watch; then it is to be tried again. Answers whether something was.
+    pub(super) fn mark_again(&self) -> io::Result<bool> {
         let State { marker, barriers, .. } = &mut *self.lock();
         barriers.mark_again(marker, &self.inotify)
     }

@@ -393,18 +393,19 @@ impl Tracker {
     }
 
     /// Gives up a directory, since its watch is needed more for a marker. Any will do that has none in it which
-    /// is watched or is to be, but no root.
-    pub(super) fn give_up_one(&mut self, out: &mut Out<'_>) {
+    /// is watched or is to be, but no root. Answers whether there was one.
+    pub(super) fn give_up_one(&mut self, out: &mut Out<'_>) -> bool {
         let is_leaf = |&id: &Id| {
             let node = self.nodes.get(id);
             let holds = |child| matches!(self.nodes.get(child).state, State::Watched | State::Pending);
             node.state == State::Watched && node.parent != NONE && !self.nodes.children(id).any(holds)
         };
         let Some(id) = self.nodes.all().filter(is_leaf).last() else {
-            return;
+            return false;
         };
         self.lay_down(id, out);
         self.refused(id, "watch directory", libc::ENOSPC, out);
+        true
     }
 
     /// The session's markers have passed: from here on, its findings are as good as any.

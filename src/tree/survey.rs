@@ -18,8 +18,18 @@ use super::tracker::Out;
 use super::worker::Worker;
 use crate::decode::HEADER;
 use crate::error::{Error, ErrorKind};
+use crate::limits;
 use crate::queue::add;
 use crate::sys::dir::{Dir, errno, is_absent};
+
+/// What a tree ends with that can set none.
+fn no_markers(cause: &io::Error) -> Error {
+    let error = Error::os(ErrorKind::ReaderFailed, "set marker in the stream", cause);
+    match cause.raw_os_error() {
+        Some(libc::ENOSPC) => error.mended_by(limits::remedy("max_user_watches")),
+        _ => error,
+    }
+}
 
 /// How long to wait before what was refused is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(5);
@@ -52,14 +62,18 @@ impl Worker {
         for mark in std::mem::take(&mut self.unmarked) {
             self.mark(mark);
         }
-        if !self.unmarked.is_empty() && self.tracker.releasing.is_empty() {
-            // Without its marker the session does not end.
+        let marked_again = self.shared.marks.mark_again();
+        match &marked_again {
+            Ok(true) => self.refused = 0,
+            Ok(false) => {}
+            Err(error) => self.not_marked(error),
+        }
+        let is_unmarked = !self.unmarked.is_empty() || marked_again.is_err();
+        if is_unmarked && self.tracker.releasing.is_empty() {
+            // Without its marker the session does not end, and no barrier arrives.
             let mut draft = self.begin();
             self.make_room(true, &mut draft);
             self.hand_on(None, draft);
-        }
-        if let Err(error) = self.shared.marks.mark_again() {
-            self.not_marked(&error);
         }
         if self.tracker.awaits || !self.awaiting.is_empty() || !self.tracker.forbidden_roots().is_empty() {
             self.await_roots();
@@ -124,7 +138,6 @@ impl Worker {
                 Some(marker)
             }
             Err(error) => {
-                self.crowded = error.raw_os_error() == Some(libc::ENOSPC);
                 self.not_marked(&error);
                 None
             }
@@ -135,29 +148,30 @@ impl Worker {
     /// nothing has.
     pub(super) fn make_room(&mut self, gives_up: bool, draft: &mut Draft) {
         let none = self.tracker.releasing.is_empty();
-        if self.crowded && none && gives_up {
-            self.tracker.give_up_one(&mut Out {
-                draft,
-                memory: &mut self.memory,
-                spill: None,
-            });
+        let mut out = Out {
+            draft,
+            memory: &mut self.memory,
+            spill: None,
+        };
+        if self.crowded && none && gives_up && self.tracker.give_up_one(&mut out) {
+            // There is room now, if nobody else takes it.
+            self.refused = 0;
         }
         // Nothing may be read until there is a marker.
         self.release_up_to(usize::MAX);
     }
 
-    /// A marker could not be set. It is tried again, for ever if it only wants room; else not, for without markers nobody
-    /// knows what is older and what newer.
+    /// A marker could not be set. It is tried again; not for ever, for without markers nobody knows what is older and what newer.
+    /// Longer if it only wants room, which others may give back.
     fn not_marked(&mut self, error: &io::Error) {
-        /// With [`AGAIN`] between them.
-        const MOST_REFUSED: u32 = 1_000;
+        /// With [`AGAIN`] between them: five seconds and more.
+        const MOST_REFUSED: u32 = if cfg!(test) { 100 } else { 1_000 };
+        const MOST_CROWDED: u32 = 2 * MOST_REFUSED;
         self.pause = Some(AGAIN);
-        if error.raw_os_error() == Some(libc::ENOSPC) {
-            return;
-        }
+        self.crowded = error.raw_os_error() == Some(libc::ENOSPC);
         self.refused += 1;
-        if self.refused > MOST_REFUSED {
-            self.fail(Error::os(ErrorKind::ReaderFailed, "set marker in the stream", error));
+        if self.refused > if self.crowded { MOST_CROWDED } else { MOST_REFUSED } {
+            self.fail(no_markers(error));
         }
     }
 

@@ -226,7 +226,21 @@ fn read_tree(tree: &Tree, stream: &mut TreeStream, dir: &Path, files: usize, pro
         let told = if seen.said { files } else { seen.names.len() };
         progress.store(told, Ordering::SeqCst);
     }
-    let barrier = tree.barrier()?;
+    let barrier = match tree.barrier() {
+        // It has ended just now. What by, the stream says.
+        Err(error) if error.kind() == ErrorKind::Closed => {
+            let cause = stream
+                .blocking()
+                .find_map(Result::err)
+                .expect("an end without a reason");
+            assert!(
+                error.to_string().contains(&cause.to_string()),
+                "{error}, and not {cause}"
+            );
+            return Err(cause);
+        }
+        barrier => barrier?,
+    };
     let mut marked = false;
     while !marked {
         for change in &stream.wait().expect("an end without a reason")? {

@@ -52,22 +52,66 @@ fn nothing_is_believed_behind_a_loss_until_that_has_its_marker() {
     }
 }
 
-/// Not at once: it may be for a moment only.
+/// Not at once: it may be for a moment only. If there is no room for a watch, what needs its own less gives it up first.
 #[test]
 fn a_tree_that_can_set_no_markers_says_so_and_ends() {
+    for (code, remedy) in [(libc::ENOMEM, None), (libc::ENOSPC, Some("max_user_watches"))] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let leaf = dir.path().join("leaf");
+        std::fs::create_dir(&leaf).expect("a directory");
+        let tree = Tree::new(dir.path()).expect("a tree");
+        let mut stream = tree.stream().expect("a stream");
+        tree.owner.shared.marks.refuse(usize::MAX, code);
+        std::fs::create_dir(dir.path().join("new")).expect("a directory");
+        let mut given_up = false;
+        let failure = loop {
+            match stream.wait().expect("a reason") {
+                Ok(batch) => {
+                    assert!(batch.iter().all(|change| !change.is_overflow()));
+                    let is_leaf = |change: crate::tree::Change<'_>| change.path().as_ref() == Some(&leaf);
+                    given_up |= batch
+                        .iter()
+                        .any(|change| change.uncovered().is_some() && is_leaf(change));
+                }
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(failure.kind(), ErrorKind::ReaderFailed);
+        assert!(
+            remedy.is_none_or(|remedy| failure.to_string().contains(remedy)),
+            "{failure}"
+        );
+        assert_eq!(given_up, code == libc::ENOSPC);
+        assert!(stream.wait().is_none());
+    }
+}
+
+/// So it does for the marker of a barrier that a loss swallowed, though nothing else waits for one.
+#[test]
+fn what_needs_its_watch_less_gives_it_up_for_a_barrier_that_was_lost() {
     let dir = tempfile::tempdir().expect("a directory");
+    let leaf = dir.path().join("leaf");
+    std::fs::create_dir(&leaf).expect("a directory");
     let tree = Tree::new(dir.path()).expect("a tree");
     let mut stream = tree.stream().expect("a stream");
-    tree.owner.shared.marks.refuse(usize::MAX, libc::ENOMEM);
-    std::fs::create_dir(dir.path().join("new")).expect("a directory");
-    let failure = loop {
-        match stream.wait().expect("a reason") {
-            Ok(batch) => assert!(batch.iter().all(|change| !change.is_overflow())),
-            Err(error) => break error,
+    let setting = tree.clone();
+    let barrier = tree.ask("lose markers", move |worker| {
+        let barrier = setting.barrier().expect("a barrier");
+        setting.owner.shared.marks.refuse(30, libc::ENOSPC);
+        worker.shared.marks.overflowed(worker.taken, 0);
+        barrier
+    });
+    let barrier = barrier.expect("an answer");
+    let mut given_up = false;
+    'all: loop {
+        for change in &stream.wait().expect("it goes on").expect("a batch") {
+            given_up |= change.uncovered().is_some() && change.path().as_ref() == Some(&leaf);
+            if change.barrier() == Some(barrier) {
+                break 'all;
+            }
         }
-    };
-    assert_eq!(failure.kind(), ErrorKind::ReaderFailed);
-    assert!(stream.wait().is_none());
+    }
+    assert!(given_up);
 }
 
 #[test]
