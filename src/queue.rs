@@ -12,6 +12,7 @@ use std::time::Instant;
 use crate::decode::Records;
 use crate::driver::Driver;
 use crate::error::{Error, ErrorKind, Result};
+use crate::mask::Mask;
 use crate::sync::MutexGuard;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::notifier::Notifier;
@@ -65,6 +66,23 @@ impl Feed {
             add(&self.counters.reads, 1);
         }
         passes
+    }
+
+    /// Says that events may have been lost behind what was read, as the kernel says it; if there is no buffer for that, with an
+    /// error.
+    pub(crate) fn lose(&self) {
+        let overflow = [u32::MAX, Mask::Q_OVERFLOW.bits(), 0, 0];
+        let mut buffer = [None];
+        self.pool.fill(&mut buffer);
+        let [Some(mut buffer)] = buffer else {
+            let cause = "the kernel did not say what the last read had taken: events may be lost";
+            let error = Error::text(ErrorKind::ReaderFailed, "read events", cause);
+            return self.queue.interpose(error);
+        };
+        overflow.iter().for_each(|field| {
+            buffer.append(&field.to_ne_bytes());
+        });
+        drop(self.push(buffer));
     }
 
     /// Takes in what one read brought. Answers the buffer, emptied, if its contents fitted behind what the consumer has
@@ -366,6 +384,26 @@ mod tests {
             }
             assert_eq!(seen as usize, pushed);
             assert_eq!(feed.pool.free(), 8);
+        }
+    }
+
+    #[test]
+    fn what_may_be_lost_is_said_behind_what_was_read_or_if_there_is_no_buffer_by_an_error() {
+        for (buffers, taken) in [(4, &[7, -1][..]), (1, &[7])] {
+            let feed = feed(buffers);
+            assert!(push(&feed, 7, 1));
+            feed.lose();
+            if buffers == 1 {
+                assert!(
+                    matches!(feed.queue.take(None), Taken::Interposed(error) if error.kind() == ErrorKind::ReaderFailed)
+                );
+            }
+            let Taken::Buffer(buffer) = feed.queue.take(None) else {
+                panic!("what was read")
+            };
+            let records = Records::new(buffer.filled()).map(|record| record.unwrap().wd);
+            assert!(records.eq(taken.iter().copied()));
+            assert!(matches!(feed.queue.take(None), Taken::Empty));
         }
     }
 

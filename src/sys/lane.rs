@@ -74,6 +74,11 @@ impl Lane {
         self.done = true;
     }
 
+    /// Says to whoever reads next that what the read took may be lost.
+    pub(super) fn lose(&self) {
+        self.source.feed.lose();
+    }
+
     /// Has a read that is left find no buffer.
     ///
     /// # Safety

@@ -314,6 +314,8 @@ impl Uring {
                 if certain {
                     // SAFETY: no call is under way, and `lost_nothing` took all there was.
                     unsafe { lane.withdraw() };
+                } else {
+                    lane.lose();
                 }
                 self.armed -= usize::from(lane.armed);
                 self.left.push(id);

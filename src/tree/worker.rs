@@ -289,7 +289,7 @@ impl Worker {
         self.shared.outlet.push(Ok(batch));
     }
 
-    fn apply(&mut self, buffer: &Arc<Read>, draft: &mut Draft) {
+    pub(super) fn apply(&mut self, buffer: &Arc<Read>, draft: &mut Draft) {
         let mut records = Records::new(buffer.filled());
         let mut run = None;
         loop {
@@ -299,7 +299,9 @@ impl Worker {
                 Some(Ok(record)) => record,
                 Some(Err(malformed)) => {
                     self.divide(buffer, draft);
-                    return self.shared.outlet.push(Err(malformed_error(malformed)));
+                    self.shared.outlet.push(Err(malformed_error(malformed)));
+                    // What is behind it is lost.
+                    return self.overflowed(buffer, draft);
                 }
             };
             if self.ahead.was_taken(at as u32) {

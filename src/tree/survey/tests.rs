@@ -4,8 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::*;
 use crate::mask::Mask;
-use crate::tree::Tree;
 use crate::tree::harness::read;
+use crate::tree::{Recovery, Tree};
 
 /// As if an overflow had been read.
 fn lose(worker: &mut Worker) {
@@ -50,6 +50,46 @@ fn nothing_is_believed_behind_a_loss_until_that_has_its_marker() {
         assert_eq!(seen[lost..].iter().filter(|change| made(change)).count(), 1, "{seen:?}");
         assert!(tree.uncovered().is_empty());
     }
+}
+
+/// What was behind it in its buffer is looked for, as behind any loss.
+#[test]
+fn what_makes_no_sense_is_said_and_what_was_lost_with_it_is_found() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let builder = Tree::builder(dir.path()).recovery(Recovery::Diff);
+    let tree = builder.open().expect("a tree");
+    let mut stream = tree.stream().expect("a stream");
+    let new = dir.path().join("new");
+    let made = new.clone();
+    let asked = tree.ask("read what makes no sense", move |worker| {
+        let mut buffer = read(&[(0, Mask::empty(), 0, "")]);
+        buffer.clear();
+        // It claims to have a name, and ends there.
+        assert!(buffer.append(&[1; HEADER]));
+        // Nobody watches here for a moment.
+        let root = worker.tracker.roots[0].node;
+        let wd = worker.tracker.nodes.get(root).wd;
+        worker.inotify.rm_watch(wd).expect("its watch");
+        std::fs::create_dir(made).expect("a directory");
+        let buffer = Arc::new(Read::Pooled(buffer));
+        let mut draft = worker.begin();
+        worker.apply(&buffer, &mut draft);
+        worker.hand_on(None, draft);
+    });
+    asked.expect("an answer");
+    let error = stream.wait().expect("it goes on").expect_err("it makes no sense");
+    assert_eq!(error.kind(), ErrorKind::Malformed);
+    let mut said = false;
+    'all: loop {
+        for change in &stream.wait().expect("it goes on").expect("a batch") {
+            said |= change.is_overflow();
+            if change.path().as_ref() == Some(&new) {
+                break 'all;
+            }
+        }
+    }
+    assert!(said, "a loss");
+    assert_eq!(tree.stats().directories, 2);
 }
 
 /// Not at once: it may be for a moment only. If there is no room for a watch, what needs its own less gives it up first.
