@@ -225,13 +225,13 @@ impl Worker {
         let found = self.crawl(jobs, &manner, false);
         let mut draft = self.begin();
         let lost = self.probe(&probes, &mut draft);
-        for wd in self.tracker.swaps.suspects() {
-            if let Some(dir) = self.tracker.nodes.by_wd(wd)
-                && self.wait_for_change(dir)
-            {
-                self.tracker.swaps.rested(wd);
-            }
-        }
+        let suspects = self.tracker.swaps.suspects().into_iter();
+        let rests = |&wd: &i32| {
+            let dir = self.tracker.nodes.by_wd(wd);
+            dir.is_some_and(|dir| self.wait_for_change(dir))
+        };
+        let rested = suspects.filter(rests).collect();
+        self.tracker.swaps.rested(&rested);
         self.take_in(&found, &mut draft, false);
         self.hand_on(None, draft);
         self.wait_for_moves(lost);

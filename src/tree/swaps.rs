@@ -7,12 +7,13 @@
 //! The kernel queues both halves while it holds the locks of both directories. So what a session has met that had one of these
 //! for a moment is no first half for what comes behind its marker.
 
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 /// A name in a directory, by its hash. The directory is known by its watch: where links are followed it may be under another
 /// path between two halves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Spot {
     wd: i32,
     name: u64,
@@ -35,7 +36,6 @@ impl Spot {
 pub(super) struct First {
     /// Where it came from, if that was in the tree.
     pub(super) source: Option<Spot>,
-    target: Spot,
     pub(super) cookie: u32,
     /// When all that was queued by then had been read and applied; none if that was not yet.
     at: Option<Instant>,
@@ -49,16 +49,16 @@ pub(super) struct First {
 /// The last renames.
 #[derive(Debug, Default)]
 pub(super) struct Swaps {
-    recent: Vec<First>,
-    next: usize,
-    /// Some may be older than they know.
-    busy: bool,
+    /// The newest that went to each place.
+    newest: HashMap<Spot, First>,
+    /// Where each went, and its cookie, in the order they came.
+    order: VecDeque<(Spot, u32)>,
+    /// The last so many may be older than they know.
+    busy: usize,
 }
 
-/// The kernel queues both halves of an exchange one after the other, so only renames of other threads come between.
-const KEPT: usize = 256;
-
-/// Renames of the whole system between the halves of one: cookies are counted up with each.
+/// Renames of the whole system between the halves of one exchange: cookies are counted up with each. The kernel queues both
+/// one after the other, so only renames of other threads come between; as many as those do while the first is kept from running.
 const FAR: u32 = 4_096;
 
 impl First {
@@ -73,39 +73,49 @@ const LONG: Duration = Duration::from_secs(2);
 impl Swaps {
     /// What was renamed to this place just before a rename with this cookie took something from there.
     pub(super) fn came_to(&self, target: Spot, cookie: u32) -> Option<First> {
-        let (newer, older) = (&self.recent[..self.next], &self.recent[self.next..]);
-        let mut newest_first = newer.iter().rev().chain(older.iter().rev());
-        let first = newest_first.find(|first| first.target == target).copied()?;
+        let first = self.newest.get(&target).copied()?;
         (cookie.wrapping_sub(first.cookie) < FAR && first.is_recent()).then_some(first)
     }
 
     pub(super) fn note(&mut self, source: Option<Spot>, target: Spot, cookie: u32, is_dir: bool, victim: bool) {
-        self.busy = true;
         let first = First {
             source,
-            target,
             cookie,
             at: None,
             is_dir,
             victim,
             ends: false,
         };
-        if self.recent.len() < KEPT {
-            self.recent.push(first);
-            self.next = self.recent.len() % KEPT;
-        } else {
-            self.recent[self.next] = first;
-            self.next = (self.next + 1) % KEPT;
+        self.newest.insert(target, first);
+        self.order.push_back((target, cookie));
+        self.busy += 1;
+        if self.order.len() > FAR as usize {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((target, cookie)) = self.order.pop_front() else {
+            return;
+        };
+        self.busy = self.busy.min(self.order.len());
+        // Another may have gone there since.
+        if self.newest.get(&target).is_some_and(|first| first.cookie == cookie) {
+            self.newest.remove(&target);
         }
     }
 
     /// There is nothing to be read, and nothing keeps it from being read. However long what was read had to wait until then, the
     /// second half may have waited as long.
     pub(super) fn rest(&mut self) {
-        if std::mem::take(&mut self.busy) {
-            let now = Instant::now();
-            for first in self.recent.iter_mut().filter(|first| first.at.is_none()) {
-                first.at = Some(now);
+        let busy = std::mem::take(&mut self.busy);
+        if busy == 0 {
+            return;
+        }
+        let now = Instant::now();
+        for (target, _) in self.order.iter().rev().take(busy) {
+            if let Some(first) = self.newest.get_mut(target) {
+                first.at.get_or_insert(now);
             }
         }
     }
@@ -113,7 +123,7 @@ impl Swaps {
     /// As if so much time had passed.
     #[cfg(test)]
     pub(super) fn age(&mut self, by: Duration) {
-        for at in self.recent.iter_mut().filter_map(|first| first.at.as_mut()) {
+        for at in self.newest.values_mut().filter_map(|first| first.at.as_mut()) {
             *at = at.checked_sub(by).expect("the machine is not that young");
         }
     }
@@ -121,27 +131,27 @@ impl Swaps {
     /// The directories in which something arrived that may have been the first half of an exchange of directories, by their
     /// watches.
     pub(super) fn suspects(&self) -> Vec<i32> {
-        let recent = self.recent.iter().filter(|first| first.is_recent());
-        let suspects = recent.filter(|first| first.victim || first.source.is_none());
-        let mut wds: Vec<_> = suspects.map(|first| first.target.wd).collect();
+        let recent = self.newest.iter().filter(|(_, first)| first.is_recent());
+        let suspects = recent.filter(|(_, first)| first.victim || first.source.is_none());
+        let mut wds: Vec<_> = suspects.map(|(target, _)| target.wd).collect();
         wds.sort_unstable();
         wds.dedup();
         wds
     }
 
-    /// Nobody was changing this directory, at a moment before the marker of a session was set.
-    pub(super) fn rested(&mut self, wd: i32) {
-        let here = self.recent.iter_mut().filter(|first| first.target.wd == wd);
-        here.for_each(|first| first.ends = true);
+    /// Nobody was changing these directories, at a moment before the marker of a session was set.
+    pub(super) fn rested(&mut self, wds: &HashSet<i32>) {
+        let here = self.newest.iter_mut().filter(|(target, _)| wds.contains(&target.wd));
+        here.for_each(|(_, first)| first.ends = true);
     }
 
     /// That marker has passed.
     pub(super) fn end_session(&mut self) {
-        if self.recent.iter().any(|first| first.ends) {
-            let oldest = self.next % self.recent.len();
-            self.recent.rotate_left(oldest);
-            self.recent.retain(|first| !first.ends);
-            self.next = self.recent.len();
+        self.newest.retain(|_, first| !first.ends);
+        while let Some((target, cookie)) = self.order.front()
+            && self.newest.get(target).is_none_or(|first| first.cookie != *cookie)
+        {
+            self.forget_oldest();
         }
     }
 }
