@@ -51,7 +51,10 @@ fn assert_printed_harmlessly(name: &OsStr, options: &[&str]) {
     wait_until(|| !fs::read(&err).unwrap().is_empty());
     let made = watched.join(name);
     fs::create_dir(&made).unwrap();
-    wait_until(|| fs::read(&out).unwrap().ends_with(b"\n"));
+    let other = watched.join("other");
+    fs::rename(&made, &other).unwrap();
+    let is_told = |out: &[u8]| out.ends_with(b"\n") && out.windows(8).any(|word| word == b"MOVED_TO");
+    wait_until(|| is_told(&fs::read(&out).unwrap()));
     // SAFETY: the call takes numbers, and the process has not been waited for.
     assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
     assert!(child.wait().unwrap().success(), "{options:?}");
@@ -67,14 +70,24 @@ fn assert_printed_harmlessly(name: &OsStr, options: &[&str]) {
     }
     if options.contains(&"--json") {
         let text = fs::read_to_string(&out).unwrap();
-        let path = |line: &str| path_of(&serde_json::from_str(line).expect("JSON"));
-        assert!(text.lines().map(path).any(|path| path == made), "{text}");
+        let events: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        let is_made = |event: &Value| path_of(&event["path"]) == made;
+        assert!(events.iter().any(is_made), "{text}");
+        if options.contains(&"--recursive") {
+            let is_renamed = |event: &Value| !event["renamed_from"].is_null();
+            let renamed = events.iter().find(|event| is_renamed(event)).expect("a rename");
+            assert_eq!(path_of(&renamed["renamed_from"]), made);
+            assert_eq!(renamed["found"], false);
+        }
     }
 }
 
-fn path_of(event: &Value) -> PathBuf {
+fn path_of(path: &Value) -> PathBuf {
     let byte = |byte: &Value| byte.as_u64().expect("a byte") as u8;
-    match &event["path"] {
+    match path {
         Value::Array(bytes) => Path::new(OsStr::from_bytes(&bytes.iter().map(byte).collect::<Vec<_>>())).to_owned(),
         path => path.as_str().expect("a path").into(),
     }

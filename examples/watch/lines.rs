@@ -123,20 +123,19 @@ impl Printer {
     fn add_json(&mut self, line: &Line<'_>) -> io::Result<()> {
         let out = &mut self.lines;
         out.extend(br#"{"path":"#);
-        if line.write_path(&mut self.path) {
-            match self.path.to_str() {
-                Some(text) => add_json_string(out, text)?,
-                None => write!(out, "{:?}", self.path.as_os_str().as_bytes())?,
-            }
-        } else {
-            out.extend(b"null");
-        }
+        let has_path = line.write_path(&mut self.path);
+        add_json_path(out, has_path.then_some(&self.path))?;
         out.extend(br#","mask":["#);
         add_kinds(out, line.mask, "\"", ",")?;
         out.extend(br#"],"cookie":"#);
         match line.cookie {
             Some(cookie) => write!(out, "{cookie}")?,
             None => out.extend(b"null"),
+        }
+        if let Source::Change(change) = &line.source {
+            out.extend(br#","renamed_from":"#);
+            add_json_path(out, change.renamed_from())?;
+            write!(out, r#","found":{}"#, line.scan)?;
         }
         out.extend(b"}\n");
         Ok(())
@@ -180,6 +179,16 @@ fn add_escaped(out: &mut Vec<u8>, path: &Path) -> io::Result<()> {
         write!(out, "{}", chunk.invalid().escape_ascii())?;
     }
     Ok(())
+}
+
+/// As text; as numbers if it is none.
+fn add_json_path(out: &mut Vec<u8>, path: Option<impl AsRef<Path>>) -> io::Result<()> {
+    let path = path.as_ref().map(AsRef::as_ref);
+    match path.map(|path| (path.to_str(), path.as_os_str().as_bytes())) {
+        Some((Some(text), _)) => add_json_string(out, text),
+        Some((None, bytes)) => write!(out, "{bytes:?}"),
+        None => out.write_all(b"null"),
+    }
 }
 
 /// JSON asks to escape the first 32 controls only; a terminal obeys others too, and letters that reorder or can't be seen

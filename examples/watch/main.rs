@@ -63,7 +63,8 @@ struct Args {
     /// With --recursive: after an overflow, find and report what has changed
     #[arg(long, requires = "recursive")]
     diff: bool,
-    /// Print one JSON object a line: path (an array of bytes if it is not UTF-8), mask, cookie
+    /// Print one JSON object a line: path (an array of bytes if it is not UTF-8), mask, cookie; with --recursive also
+    /// renamed_from, as path, and found: whether a look at the disk told of it
     #[arg(long)]
     json: bool,
     /// At the end, print figures to stderr
