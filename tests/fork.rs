@@ -22,7 +22,7 @@ use ringwatch::{
 };
 use support::child::{in_child, status_of};
 use support::kernel::mask_of;
-use support::process::Has;
+use support::process::{Has, descriptors_now, threads_now};
 use support::{Stopping, backends, wait_until};
 
 /// Runs `body` in a child of this process, and answers its process id.
@@ -31,14 +31,35 @@ fn fork(body: impl FnOnce()) -> libc::pid_t {
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "{}", std::io::Error::last_os_error());
     if child == 0 {
-        // What hangs is ended by this.
-        // SAFETY: no pointers are passed.
-        unsafe { libc::alarm(20) };
+        end_if_hung();
         let well = catch_unwind(AssertUnwindSafe(body)).is_ok();
         // SAFETY: it never returns, and runs nothing that belongs to the parent.
         unsafe { libc::_exit(i32::from(!well)) };
     }
     child
+}
+
+/// Ends this process if it hangs, and says where.
+fn end_if_hung() {
+    extern "C" fn say_where(_: libc::c_int) {
+        // Should it wait for a lock here, this ends it.
+        // SAFETY: no pointers are passed.
+        unsafe { libc::alarm(5) };
+        let trace = std::backtrace::Backtrace::force_capture();
+        eprintln!("the child hangs:\n{trace}\n{}\n{}", threads_now(), descriptors_now());
+        // SAFETY: it runs nothing that belongs to the parent.
+        unsafe { libc::_exit(2) };
+    }
+    // SAFETY: all zeroes is one that asks for nothing.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = say_where as extern "C" fn(libc::c_int) as usize;
+    // The second signal is not handled.
+    action.sa_flags = libc::SA_RESETHAND | libc::SA_NODEFER;
+    let none = std::ptr::null_mut();
+    // SAFETY: the action lives through the call. A handler should not allocate; nothing comes behind this one.
+    assert_eq!(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, none) }, 0);
+    // SAFETY: no pointers are passed.
+    unsafe { libc::alarm(20) };
 }
 
 /// Waits until this process has no more threads than these. Rust's standard library starts and ends threads under a lock: if
