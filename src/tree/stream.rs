@@ -16,7 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// [`wait`](Self::wait), [`wait_timeout`](Self::wait_timeout), [`blocking`](Self::blocking).
 ///
 /// Cancel safe as an [`EventStream`](crate::EventStream) is: a batch leaves the queue only when it is returned, and what
-/// was not taken when the stream is dropped is the next one's. It ends when the tree is [closed](super::Tree::close).
+/// was not taken when the stream is dropped is the next one's. It ends when the tree is [closed](super::Tree::close), or behind
+/// an error. One of kind [`Malformed`](ErrorKind::Malformed) does not end it: what was lost with it is looked for, as behind an
+/// overflow.
 #[derive(Debug)]
 #[must_use = "a stream that is dropped delivers nothing"]
 pub struct TreeStream {
