@@ -322,7 +322,7 @@ fn close_ends_a_stream() {
 fn close_ends_a_reader() {
     let scene = Scene::new(1, 1);
     let half = Half::Reader(Arc::clone(&scene.notifier));
-    scene.feed.queue.enter("model", half, || ()).expect("the place");
+    scene.feed.enter("model", half, || ()).expect("the place");
     let feed = Arc::clone(&scene.feed);
     let closing = thread::spawn(move || feed.queue.close(&feed));
     while !scene.feed.queue.has_news() {
@@ -340,13 +340,13 @@ fn a_place_is_taken_over() {
     let scene = Scene::new(1, 1);
     let driver = Driver::modelled(Arc::clone(&scene.notifier));
     let half = Half::Stream(driver.clone());
-    scene.feed.queue.enter("model", half, || ()).expect("the place");
+    scene.feed.enter("model", half, || ()).expect("the place");
     let driving = thread::spawn(move || driver.obey());
     let feed = Arc::clone(&scene.feed);
     let closing = thread::spawn(move || feed.queue.close(&feed));
     scene.feed.queue.leave(&scene.feed);
     let reader = Half::Reader(notifier());
-    if let Err(error) = scene.feed.queue.enter("model", reader, || ()) {
+    if let Err(error) = scene.feed.enter("model", reader, || ()) {
         assert_eq!(error.kind(), ErrorKind::Closed);
     }
     closing.join().expect("the closing thread");
@@ -360,11 +360,11 @@ fn a_failed_driver_lets_go() {
     let scene = Scene::new(1, 1);
     let driver = Driver::modelled(notifier());
     let half = Half::Stream(driver.clone());
-    scene.feed.queue.enter("model", half, || ()).expect("the place");
+    scene.feed.enter("model", half, || ()).expect("the place");
     let failing = thread::spawn(move || driver.fail());
     scene.feed.queue.leave(&scene.feed);
     let half = Half::Reader(notifier());
-    scene.feed.queue.enter("model", half, || ()).expect("the place");
+    scene.feed.enter("model", half, || ()).expect("the place");
     failing.join().expect("the driver");
     scene.end();
 }
@@ -373,7 +373,7 @@ fn what_is_left_is_the_next_ones() {
     let scene = Scene::new(2, 1);
     let driver = Driver::modelled(notifier());
     let half = Half::Stream(driver.clone());
-    scene.feed.queue.enter("model", half, || ()).expect("the place");
+    scene.feed.enter("model", half, || ()).expect("the place");
     // What was read is in the feed before its source is let go, so the thread that lets go comes last.
     let reading = scene.read(0..2);
     let driving = thread::spawn(move || {
@@ -384,7 +384,7 @@ fn what_is_left_is_the_next_ones() {
     consume(scene.feed.queue.wait(None), &mut next);
     scene.feed.queue.leave(&scene.feed);
     let half = Half::Reader(notifier());
-    scene.feed.queue.enter("model", half, || ()).expect("the place");
+    scene.feed.enter("model", half, || ()).expect("the place");
     assert_eq!(next, 1);
     consume(scene.feed.queue.take(None), &mut next);
     assert_eq!(next, 2, "what was read is there when the place is free");

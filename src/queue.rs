@@ -71,18 +71,40 @@ impl Feed {
     /// Says that events may have been lost behind what was read, as the kernel says it; if there is no buffer for that, with an
     /// error.
     pub(crate) fn lose(&self) {
-        let overflow = [u32::MAX, Mask::Q_OVERFLOW.bits(), 0, 0];
+        match self.overflow() {
+            Some(buffer) => drop(self.push(buffer)),
+            None => {
+                let cause = "the kernel did not say what the last read had taken: events may be lost";
+                let error = Error::text(ErrorKind::ReaderFailed, "read events", cause);
+                self.queue.interpose(error);
+            }
+        }
+    }
+
+    /// What the kernel writes where its queue overflowed.
+    fn overflow(&self) -> Option<Buffer> {
         let mut buffer = [None];
         self.pool.fill(&mut buffer);
-        let [Some(mut buffer)] = buffer else {
-            let cause = "the kernel did not say what the last read had taken: events may be lost";
-            let error = Error::text(ErrorKind::ReaderFailed, "read events", cause);
-            return self.queue.interpose(error);
-        };
-        overflow.iter().for_each(|field| {
+        let [Some(mut buffer)] = buffer else { return None };
+        let record = [u32::MAX, Mask::Q_OVERFLOW.bits(), 0, 0];
+        record.iter().for_each(|field| {
             buffer.append(&field.to_ne_bytes());
         });
-        drop(self.push(buffer));
+        Some(buffer)
+    }
+
+    /// As [`Queue::enter`]. A loss that the half before was not told of any more is said to this one.
+    pub(crate) fn enter<T>(&self, operation: &'static str, half: Half, begin: impl FnOnce() -> T) -> Result<T> {
+        let say_what_was_lost = |state: &mut State| {
+            let Some(Failure { error, lossless: false }) = state.failure.take() else {
+                return;
+            };
+            match self.overflow() {
+                Some(buffer) => state.filled.push_back(buffer),
+                None => state.interposed = Some(error),
+            }
+        };
+        self.queue.enter(operation, half, say_what_was_lost, begin)
     }
 
     /// Takes in what one read brought. Answers the buffer, emptied, if its contents fitted behind what the consumer has
@@ -250,8 +272,14 @@ impl Queue {
         }
     }
 
-    /// Takes the place of the one reading half. What `begin` does comes before anything that a `close` does.
-    pub(crate) fn enter<T>(&self, operation: &'static str, half: Half, begin: impl FnOnce() -> T) -> Result<T> {
+    /// Takes the place of the one reading half, once it is `prepare`d. What `begin` does comes before anything that a `close` does.
+    fn enter<T>(
+        &self,
+        operation: &'static str,
+        half: Half,
+        prepare: impl FnOnce(&mut State),
+        begin: impl FnOnce() -> T,
+    ) -> Result<T> {
         let mut state = self.state.lock();
         loop {
             if state.closed {
@@ -267,6 +295,7 @@ impl Queue {
                 }
             }
         }
+        prepare(&mut state);
         state.failure = None;
         state.half = half;
         self.news.store(state.has_news(), Ordering::Release);
@@ -404,6 +433,40 @@ mod tests {
             let records = Records::new(buffer.filled()).map(|record| record.unwrap().wd);
             assert!(records.eq(taken.iter().copied()));
             assert!(matches!(feed.queue.take(None), Taken::Empty));
+        }
+    }
+
+    #[test]
+    fn a_loss_that_nobody_was_told_of_is_said_to_whoever_reads_next() {
+        for (lossless, is_told, buffers) in [(false, false, 4), (false, true, 4), (true, false, 4), (false, false, 1)] {
+            let feed = feed(buffers);
+            assert!(push(&feed, 7, 1));
+            feed.queue
+                .fail(Error::text(ErrorKind::ReaderFailed, "read", "x"), lossless);
+            if is_told {
+                assert!(matches!(feed.queue.take(None), Taken::Buffer(_)));
+                assert!(matches!(feed.queue.take(None), Taken::Failed(_)));
+            }
+            let notifier = Arc::new(Notifier::new().unwrap());
+            feed.enter("test", Half::Reader(notifier), || ()).unwrap();
+            let mut found = Vec::new();
+            loop {
+                match feed.queue.take(None) {
+                    Taken::Buffer(buffer) => {
+                        found.extend(Records::new(buffer.filled()).map(|record| record.unwrap().wd))
+                    }
+                    Taken::Interposed(_) => found.push(-2),
+                    Taken::Empty => break,
+                    other => panic!("{other:?}"),
+                }
+            }
+            let expected: &[_] = match (lossless, is_told, buffers) {
+                (_, true, _) => &[],
+                (true, ..) => &[7],
+                (_, _, 1) => &[-2, 7],
+                _ => &[7, -1],
+            };
+            assert_eq!(found, expected);
         }
     }
 

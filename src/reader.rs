@@ -81,7 +81,7 @@ impl Reader {
         let notifier = Arc::new(Notifier::new().map_err(failed)?);
         let gate = Gate::new(&notifier).map_err(failed)?;
         let half = Half::Reader(Arc::clone(&notifier));
-        core.feed.queue.enter(OPERATION, half, || ())?;
+        core.feed.enter(OPERATION, half, || ())?;
         Ok(Self {
             core,
             recent: Recent::default(),

@@ -163,7 +163,7 @@ pub(crate) fn attach(core: &Core) -> Result<()> {
         loop {
             let (driver, joined) = Driver::join(Wanted { uring, window })?;
             let half = Half::Stream(driver.clone());
-            let attached = core.feed.queue.enter(OPERATION, half, || driver.attach(source.clone()));
+            let attached = core.feed.enter(OPERATION, half, || driver.attach(source.clone()));
             let attached = attached.inspect_err(|_| driver.give_up()).map_err(Unmade::Other)?;
             // It panics on the way, or there is no such thread in this process.
             let unattached = match attached.recv().unwrap_or(Err(Unattached::Ended(None))) {

@@ -23,9 +23,7 @@ fn a_panic_of_the_thread_reaches_the_consumer_as_an_error() {
         fd: Arc::new(InotifyFd::new().unwrap()),
         feed: Arc::clone(&feed),
     };
-    let attached = feed
-        .queue
-        .enter("test", Half::Stream(driver.clone()), || driver.attach(source));
+    let attached = feed.enter("test", Half::Stream(driver.clone()), || driver.attach(source));
     attached.unwrap().recv().unwrap().unwrap();
     driver.panic();
     match feed.queue.wait(None) {
@@ -39,7 +37,7 @@ fn a_panic_of_the_thread_reaches_the_consumer_as_an_error() {
     feed.queue.leave(&feed);
     let (next, _) = Driver::join(wanted).ok().unwrap();
     assert!(!Arc::ptr_eq(&driver.0, &next.0));
-    feed.queue.enter("test", Half::Stream(next), || ()).unwrap();
+    feed.enter("test", Half::Stream(next), || ()).unwrap();
     feed.queue.leave(&feed);
 }
 
