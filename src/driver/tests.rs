@@ -131,11 +131,11 @@ fn completions_that_were_dropped_are_said_to_be_lost() {
         drop(fail);
         drop(left);
         failing.give_up();
-        // Whoever reads next there is told too.
+        // Whoever reads next there is told too. Nothing happened until then, so a read was under way.
+        let mut next = leaving.stream().unwrap();
         let watch = leaving.add_watch("/", Mask::MOVE_SELF).unwrap();
         leaving.rm_watch(&watch).unwrap();
-        let said = leaving.stream().unwrap().wait().unwrap().unwrap();
-        assert_eq!(said.overflowed(), is_lost);
+        assert_eq!(next.wait().unwrap().unwrap().overflowed(), is_lost);
         let watch = staying.add_watch("/", Mask::MOVE_SELF).unwrap();
         staying.rm_watch(&watch).unwrap();
         let mut next = || stream.wait_timeout(Duration::from_secs(10));
