@@ -93,6 +93,12 @@ impl Barriers {
         self.markers.retain(|marker| marker.number != number);
     }
 
+    /// As if the kernel had dropped all that was queued.
+    #[cfg(test)]
+    pub(crate) fn lose_markers(&mut self) {
+        self.markers.clear();
+    }
+
     pub(crate) fn mark(&mut self, number: u64, wd: i32, overtaken: bool) {
         self.markers.push_back(Mark { wd, number, overtaken });
     }

@@ -66,6 +66,12 @@ impl Marks {
         self.lock().marker.refuse(times, code)
     }
 
+    /// As if the kernel had dropped those of the barriers that are queued.
+    #[cfg(test)]
+    pub(super) fn lose_markers(&self) {
+        self.lock().barriers.lose_markers();
+    }
+
     pub(super) fn barrier(&self) -> io::Result<u64> {
         let State { marker, barriers, .. } = &mut *self.lock();
         barriers.set(marker, &self.inotify)

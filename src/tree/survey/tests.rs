@@ -137,6 +137,7 @@ fn what_needs_its_watch_less_gives_it_up_for_a_barrier_that_was_lost() {
     let setting = tree.clone();
     let barrier = tree.ask("lose markers", move |worker| {
         let barrier = setting.barrier().expect("a barrier");
+        setting.owner.shared.marks.lose_markers();
         setting.owner.shared.marks.refuse(30, libc::ENOSPC);
         worker.shared.marks.overflowed(worker.taken, 0);
         barrier
