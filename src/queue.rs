@@ -68,19 +68,6 @@ impl Feed {
         passes
     }
 
-    /// Says that events may have been lost behind what was read, as the kernel says it; if there is no buffer for that, with an
-    /// error.
-    pub(crate) fn lose(&self) {
-        match self.overflow() {
-            Some(buffer) => drop(self.push(buffer)),
-            None => {
-                let cause = "the kernel did not say what the last read had taken: events may be lost";
-                let error = Error::text(ErrorKind::ReaderFailed, "read events", cause);
-                self.queue.interpose(error);
-            }
-        }
-    }
-
     /// What the kernel writes where its queue overflowed.
     fn overflow(&self) -> Option<Buffer> {
         let mut buffer = [None];
@@ -93,18 +80,10 @@ impl Feed {
         Some(buffer)
     }
 
-    /// As [`Queue::enter`]. A loss that the half before was not told of any more is said to this one.
+    /// Takes the place of the one reading half. What `begin` does comes before anything that a `close` does. A loss that the half
+    /// before was not told of any more is said to this one, behind what was read.
     pub(crate) fn enter<T>(&self, operation: &'static str, half: Half, begin: impl FnOnce() -> T) -> Result<T> {
-        let say_what_was_lost = |state: &mut State| {
-            let Some(Failure { error, lossless: false }) = state.failure.take() else {
-                return;
-            };
-            match self.overflow() {
-                Some(buffer) => state.filled.push_back(buffer),
-                None => state.interposed = Some(error),
-            }
-        };
-        self.queue.enter(operation, half, say_what_was_lost, begin)
+        self.queue.enter(self, operation, half, begin)
     }
 
     /// Takes in what one read brought. Answers the buffer, emptied, if its contents fitted behind what the consumer has
@@ -272,14 +251,7 @@ impl Queue {
         }
     }
 
-    /// Takes the place of the one reading half, once it is `prepare`d. What `begin` does comes before anything that a `close` does.
-    fn enter<T>(
-        &self,
-        operation: &'static str,
-        half: Half,
-        prepare: impl FnOnce(&mut State),
-        begin: impl FnOnce() -> T,
-    ) -> Result<T> {
+    fn enter<T>(&self, feed: &Feed, operation: &'static str, half: Half, begin: impl FnOnce() -> T) -> Result<T> {
         let mut state = self.state.lock();
         loop {
             if state.closed {
@@ -295,8 +267,12 @@ impl Queue {
                 }
             }
         }
-        prepare(&mut state);
-        state.failure = None;
+        if let Some(Failure { error, lossless: false }) = state.failure.take() {
+            match feed.overflow() {
+                Some(buffer) => state.filled.push_back(buffer),
+                None => state.interposed = Some(error),
+            }
+        }
         state.half = half;
         self.news.store(state.has_news(), Ordering::Release);
         Ok(begin())
@@ -413,26 +389,6 @@ mod tests {
             }
             assert_eq!(seen as usize, pushed);
             assert_eq!(feed.pool.free(), 8);
-        }
-    }
-
-    #[test]
-    fn what_may_be_lost_is_said_behind_what_was_read_or_if_there_is_no_buffer_by_an_error() {
-        for (buffers, taken) in [(4, &[7, -1][..]), (1, &[7])] {
-            let feed = feed(buffers);
-            assert!(push(&feed, 7, 1));
-            feed.lose();
-            if buffers == 1 {
-                assert!(
-                    matches!(feed.queue.take(None), Taken::Interposed(error) if error.kind() == ErrorKind::ReaderFailed)
-                );
-            }
-            let Taken::Buffer(buffer) = feed.queue.take(None) else {
-                panic!("what was read")
-            };
-            let records = Records::new(buffer.filled()).map(|record| record.unwrap().wd);
-            assert!(records.eq(taken.iter().copied()));
-            assert!(matches!(feed.queue.take(None), Taken::Empty));
         }
     }
 

@@ -74,9 +74,11 @@ impl Lane {
         self.done = true;
     }
 
-    /// Says to whoever reads next that what the read took may be lost.
+    /// Says that what the read took may be lost.
     pub(super) fn lose(&self) {
-        self.source.feed.lose();
+        let cause = "the kernel did not say what the last read had taken: events may be lost";
+        let error = Error::text(ErrorKind::ReaderFailed, "read events through io_uring", cause);
+        self.source.feed.queue.fail(error, false);
     }
 
     /// Has a read that is left find no buffer.

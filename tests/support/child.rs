@@ -201,7 +201,6 @@ fn put(path: &std::ffi::CStr, text: &CString) -> io::Result<()> {
     done(written as libc::c_int).map(drop)
 }
 
-/// Does in a process of its own, which has none of our descriptors, what works in the child of a fork: no other thread is there.
 /// Waits for what the flags say of a child, whatever signals come meanwhile, and answers its status.
 pub(crate) fn status_of(child: libc::pid_t, flags: libc::c_int) -> libc::c_int {
     let mut status = -1;
@@ -217,6 +216,7 @@ pub(crate) fn status_of(child: libc::pid_t, flags: libc::c_int) -> libc::c_int {
     status
 }
 
+/// Does in a process of its own, which has none of our descriptors, what works in the child of a fork: no other thread is there.
 /// Answers whether it did not panic.
 pub(crate) fn in_process(body: impl FnOnce()) -> bool {
     // SAFETY: the child ends here. What it does until then are system calls, and allocations, which libc lets it make.
