@@ -47,18 +47,7 @@ pub(crate) enum Kind {
 impl Dir {
     /// Finds a directory by its path, of any length. It can be looked through and watched, not listed.
     pub(crate) fn find(path: &[u8]) -> io::Result<Self> {
-        let mut dir: Option<Self> = None;
-        let mut rest = path;
-        loop {
-            let (step, behind) = first_step(rest);
-            let step = CString::new(step)?;
-            let at = dir.as_ref().map_or(libc::AT_FDCWD, |dir| dir.0.as_raw_fd());
-            let found = open(at, &step, libc::O_PATH | libc::O_DIRECTORY)?;
-            match behind {
-                None => return Ok(found),
-                Some(behind) => (dir, rest) = (Some(found), behind),
-            }
-        }
+        at_last_step(path, |at, step| open(at, step, libc::O_PATH | libc::O_DIRECTORY))
     }
 
     /// Opens an entry to list it, if it is a directory, or with `follow` a link to one.
@@ -175,6 +164,30 @@ pub(crate) fn is_absent(error: &io::Error) -> bool {
 /// Which error of a system call it is.
 pub(crate) fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// What is at a path, of any length. With `follow` a link is not what is there, but where it leads.
+pub(crate) fn status_at(path: &[u8], follow: bool) -> io::Result<Status> {
+    let flags = if follow { 0 } else { libc::AT_SYMLINK_NOFOLLOW };
+    at_last_step(path, |at, step| status(at, step, flags))
+}
+
+/// Has a call made for a path, of any length: with the directory that is to be gone to first, and what is left to go.
+fn at_last_step<T>(path: &[u8], call: impl FnOnce(i32, &CStr) -> io::Result<T>) -> io::Result<T> {
+    let mut dir: Option<Dir> = None;
+    let mut rest = path;
+    loop {
+        let (step, behind) = first_step(rest);
+        let step = CString::new(step)?;
+        let at = dir.as_ref().map_or(libc::AT_FDCWD, |dir| dir.0.as_raw_fd());
+        match behind {
+            None => return call(at, &step),
+            Some(behind) => {
+                dir = Some(open(at, &step, libc::O_PATH | libc::O_DIRECTORY)?);
+                rest = behind;
+            }
+        }
+    }
 }
 
 /// The part of a path that one call can take, and what is behind it.

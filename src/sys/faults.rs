@@ -1,8 +1,9 @@
 //! Completions that the kernel has no reason to send, and what comes of them. Compiled for tests only.
 //!
 //! A request that is to end with a certain result is not submitted at all: one that does nothing takes its place, and its
-//! completion is given that result. So no event is touched, as is true of a read that fails. Cancellations that fail are
-//! real ones: the kernel is asked for what it can't do.
+//! completion is given that result. So no event is touched, as is true of a read that fails. A multishot read under way is
+//! cancelled, and its last completion is given that result. Cancellations that fail are real ones: the kernel is asked for
+//! what it can't do.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -18,6 +19,8 @@ pub(crate) enum Fault {
     End(i32),
     /// The read ends behind the first events, as a multishot read may at any time.
     Short,
+    /// The multishot read ends with this result behind the first events. Only where there are such reads.
+    Cut(i32),
     /// The read takes a buffer and brings nothing. It is one of `/dev/null`. With epoll it answers 0.
     Nothing,
     /// The read is said to have brought more than the buffer holds.
@@ -74,6 +77,11 @@ impl Faults {
         Some(found)
     }
 
+    /// Another read is to have it.
+    pub(super) fn put_back(&self, fault: Fault) {
+        self.planned().push_front(fault);
+    }
+
     pub(super) fn of_read(&self) -> Option<Fault> {
         self.take(|fault| (!matches!(fault, Fault::Cancel(_) | Fault::Wake(_))).then_some(fault))
     }
@@ -119,9 +127,10 @@ mod tests {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    use super::Fault::{Astray, End, Long, Nothing, Short, Wake};
+    use super::Fault::{Astray, Cut, End, Long, Nothing, Short, Wake};
     use super::ways::{PATIENCE, WAYS, Watched, Way};
     use super::*;
+    use crate::backend::Features;
     use crate::engine::{Engine, Source, Wait};
     use crate::mask::Mask;
     use crate::queue::{Feed, Taken};
@@ -243,6 +252,41 @@ mod tests {
         let tiring = [libc::ENOBUFS, libc::ECANCELED, libc::EAGAIN, libc::EINTR].map(|code| (code, 100));
         for (code, times) in [&fatal[..], &tiring[..]].concat() {
             each(&vec![End(-code); times], |backend, outcome| match backend {
+                Backend::Uring => {
+                    let error = outcome.unwrap_err();
+                    let told = (error.operation(), error.raw_os_error());
+                    assert_eq!(told, ("read events through io_uring", Some(code)));
+                }
+                _ => assert_eq!(outcome.unwrap(), BackendKind::Epoll),
+            });
+        }
+    }
+
+    fn has_multishot() -> bool {
+        probe::features_for_a_test().is_some_and(|features| features.contains(Features::MULTISHOT))
+    }
+
+    #[test]
+    fn a_multishot_read_that_ends_amid_events_is_made_again() {
+        if !has_multishot() {
+            return;
+        }
+        for code in [0, libc::ENOBUFS, libc::ECANCELED, libc::EAGAIN, libc::EINTR] {
+            for times in [1, 5, 20] {
+                each(&vec![Cut(-code); times], |_, outcome| {
+                    assert_eq!(outcome.unwrap(), BackendKind::Uring);
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn a_multishot_read_that_fails_amid_events_goes_on_with_epoll_or_says_why_not() {
+        if !has_multishot() {
+            return;
+        }
+        for code in [libc::EIO, libc::EINVAL, libc::ENOMEM, libc::EBADF, libc::EPERM] {
+            each(&[Cut(-code)], |backend, outcome| match backend {
                 Backend::Uring => {
                     let error = outcome.unwrap_err();
                     let told = (error.operation(), error.raw_os_error());

@@ -33,13 +33,18 @@ pub(super) struct Lane {
     pub(super) needy: bool,
     /// Whether its feed takes no more.
     done: bool,
+    /// Whether events were lost. What a multishot read brings behind them is too: nobody would know of the gap.
+    lost: bool,
     /// Whether the kernel may have more than the buffers took that were lent to it.
     pub(super) behind: bool,
     fruitless: u32,
     last_turn: u64,
-    /// How the read under way is to end.
+    /// What is to become of the read under way.
     #[cfg(test)]
     pretended: Option<Fault>,
+    /// Whether it is to be cancelled for that.
+    #[cfg(test)]
+    pub(super) to_cut: bool,
 }
 
 impl Lane {
@@ -51,11 +56,14 @@ impl Lane {
             cancelling: false,
             needy: false,
             done: false,
+            lost: false,
             behind: false,
             fruitless: 0,
             last_turn: 0,
             #[cfg(test)]
             pretended: None,
+            #[cfg(test)]
+            to_cut: false,
         }
     }
 
@@ -128,8 +136,8 @@ impl Lane {
             match self.pretended {
                 Some(Fault::End(_)) => return opcode::Nop::new().build(),
                 Some(Fault::Nothing) => (Fd(super::faults::nothing()), false),
-                Some(_) => (fd, false),
-                None => (fd, multishot),
+                Some(Fault::Short) => (fd, false),
+                _ => (fd, multishot),
             }
         };
         // Offset -1: at the file's own position, as read(2). inotify has none.
@@ -170,14 +178,12 @@ impl Lane {
         }
         let (result, id) = (completion.result(), cqueue::buffer_select(completion.flags()));
         #[cfg(test)]
-        let (result, id) = match self.pretended.take() {
-            Some(Fault::End(pretended)) => (pretended, id),
-            Some(Fault::Long) => (i32::MAX, id),
-            Some(Fault::Astray) => (result, Some(LENT)),
-            _ => (result, id),
-        };
+        let (result, id) = self.pretend(result, id);
         // SAFETY: this completion names the buffer, and comes here once, as the caller promises.
         let filled = id.and_then(|id| unsafe { self.entries.take(id) });
+        if self.lost {
+            return false;
+        }
         match (result, filled) {
             (length, Some(mut buffer)) if length > 0 => {
                 if !buffer.advance(length as usize) {
@@ -217,6 +223,27 @@ impl Lane {
         }
     }
 
+    /// What a completion is taken to say.
+    #[cfg(test)]
+    fn pretend(&mut self, result: i32, id: Option<u16>) -> (i32, Option<u16>) {
+        match self.pretended.take() {
+            Some(Fault::End(pretended)) => (pretended, id),
+            Some(Fault::Long) => (i32::MAX, id),
+            Some(Fault::Astray) => (result, Some(LENT)),
+            Some(cut @ Fault::Cut(_)) if self.armed => {
+                self.pretended = Some(cut);
+                self.to_cut = result > 0;
+                (result, id)
+            }
+            Some(Fault::Cut(pretended)) if result == -libc::ECANCELED => (pretended, id),
+            Some(cut @ Fault::Cut(_)) => {
+                self.source.feed.faults.put_back(cut);
+                (result, id)
+            }
+            _ => (result, id),
+        }
+    }
+
     fn ended_without_events(&mut self, result: i32) {
         match -result {
             // No buffer was left, which loses nothing: the lane is supplied and armed again.
@@ -234,8 +261,10 @@ impl Lane {
         }
     }
 
+    /// Ends the lane. Once it was stopped, only what is lost is worth an error.
     fn fail(&mut self, code: i32, lossless: bool) {
-        if !mem::replace(&mut self.done, true) {
+        self.lost |= !lossless;
+        if !mem::replace(&mut self.done, true) || self.lost {
             let cause = io::Error::from_raw_os_error(code);
             let error = Error::os(ErrorKind::ReaderFailed, "read events through io_uring", &cause);
             self.source.feed.queue.fail(error, lossless);

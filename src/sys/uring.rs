@@ -207,6 +207,13 @@ impl Uring {
             };
             lane.needy = false;
             lane.supply(&self.notifier);
+            #[cfg(test)]
+            if mem::take(&mut lane.to_cut) && lane.armed {
+                let cut = opcode::AsyncCancel::new(READ | u64::from(id)).build();
+                // SAFETY: it names no memory.
+                unsafe { self.ring.submit(&cut.user_data(CANCEL | u64::from(id)))? };
+                continue;
+            }
             if !lane.wants_read() {
                 continue;
             }

@@ -19,6 +19,7 @@ use super::texts::LONGEST;
 use super::tracker::{ENTRIES, Out, Seen, Tracker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mask::Mask;
+use crate::sys::dir::{Kind, status_at};
 
 /// Where a tree begins.
 #[derive(Clone, Debug)]
@@ -51,11 +52,11 @@ fn no_room(path: &[u8]) -> Error {
 
 /// The directory that is to be watched for a root; and the name in it, if it is a file.
 fn place(path: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
-    let given = Path::new(OsStr::from_bytes(path));
-    if !fs::metadata(given).is_ok_and(|found| !found.is_dir()) {
+    if !status_at(path, true).is_ok_and(|found| found.kind != Kind::Dir) {
         return (path.to_vec(), None);
     }
-    let is_link = fs::symlink_metadata(given).is_ok_and(|found| found.is_symlink());
+    let is_link = status_at(path, false).is_ok_and(|found| found.kind == Kind::Link);
+    let given = Path::new(OsStr::from_bytes(path));
     // The directory that a link is in is told nothing of what is written to the file.
     let target = if is_link { fs::canonicalize(given).ok() } else { None };
     let given = target.as_deref().unwrap_or(given);
@@ -381,8 +382,7 @@ impl Tracker {
             dirs.into_iter()
                 .any(|dir| turned.contains(&(dir, name.as_slice().into())))
         };
-        let is_dir =
-            |path: &Vec<u8>| fs::metadata(Path::new(OsStr::from_bytes(path))).is_ok_and(|found| found.is_dir());
+        let is_dir = |path: &Vec<u8>| status_at(path, true).is_ok_and(|found| found.kind == Kind::Dir);
         let paths = self.roots.iter().filter(has_turned).map(|root| root.path.clone());
         let paths: Vec<_> = paths.filter(is_dir).collect();
         paths.into_iter().for_each(|path| self.replace_root(path));
@@ -409,7 +409,7 @@ impl Tracker {
 
     /// Missing roots that are there now are to be looked at. Answers whether there are any that are not.
     pub(super) fn look_for_missing(&mut self) -> bool {
-        let is_there = |root: &Root| fs::metadata(Path::new(OsStr::from_bytes(&root.path))).is_ok();
+        let is_there = |root: &Root| status_at(&root.path, true).is_ok();
         let mut awaited: Vec<_> = self.roots.iter().filter(|root| self.is_awaited(root)).collect();
         // Of two in one another the inner first: if it is there, the outer is found too, and tells of it.
         awaited.sort_by_key(|root| Reverse(root.path.len()));

@@ -77,6 +77,24 @@ impl Ground {
         }
     }
 
+    /// Exchanges directories of the tree with some of the outside, each in one step, until told to stop. What is exchanged is
+    /// of the tree by turns; what is above it outside, and beside it, never is.
+    fn trade(&self, stop: &AtomicBool) {
+        let (swapped, calm) = (self.root.join("swapped"), self.root.join("calm/below"));
+        let (twin, deep) = (self.outside.join("twin"), self.outside.join("twins/deep"));
+        for dir in [&twin, &deep] {
+            (0..8).for_each(|number| fs::create_dir_all(dir.join(format!("{number}/below"))).expect("a directory"));
+        }
+        while !stop.load(Ordering::Relaxed) {
+            // What is listed in the tree is outside when what is in it is opened, and the other way round.
+            let _ = exchange(&swapped, &twin);
+            let _ = exchange(&swapped.join("0"), &deep.join("1"));
+            let _ = fs::write(self.outside.join("other").join(SECRET), "x");
+            let _ = exchange(&calm, &deep);
+            let _ = fs::write(self.outside.join(SECRET), "x");
+        }
+    }
+
     /// Holds what the kernel watches on behalf of this tree, by the kernel's own list, against what it may.
     fn assert_inside(&self) {
         let watched = kernel::inodes_watched_with(&self.root);
@@ -92,9 +110,19 @@ fn assert_no_secret(name: Option<&OsStr>) {
 /// Swaps while a tree is opened and some of its changes are read, then stops, and reads the rest. Or up to a barrier, which takes
 /// a while: nothing rests until events are lost.
 fn under_swaps(ground: &Ground, builder: TreeBuilder, to_barrier: bool, look: &dyn Fn(&TreeBatch)) -> Watched {
+    under(&|stop| ground.swap(stop), builder, to_barrier, look)
+}
+
+/// As [`under_swaps`], with what it is to be under.
+fn under(
+    act: &(dyn Fn(&AtomicBool) + Sync),
+    builder: TreeBuilder,
+    to_barrier: bool,
+    look: &dyn Fn(&TreeBatch),
+) -> Watched {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| ground.swap(&stop));
+        scope.spawn(|| act(&stop));
         let _stopping = Stopping(&stop);
         let mut watched = Watched::open(builder);
         let mut read = |time| {
@@ -137,6 +165,30 @@ fn links_swapped_with_directories_under_a_crawl_never_lead_it_outside() {
             .iter()
             .for_each(|change| assert_no_secret(change.name()));
         ground.assert_inside();
+    }
+}
+
+#[test]
+fn directories_exchanged_with_some_of_the_outside_are_watched_only_while_they_are_inside() {
+    let ground = ground();
+    for round in 0..12 {
+        let recovery = [Recovery::Mark, Recovery::Diff][round % 2];
+        let builder = Tree::builder(&ground.root).recovery(recovery);
+        let builder = builder.report_existing(round % 3 == 0);
+        let trade = |stop: &AtomicBool| ground.trade(stop);
+        let mut watched = under(&trade, builder, false, &|batch| {
+            batch.iter().for_each(|change| assert_no_secret(change.name()));
+            ground.assert_inside();
+        });
+        watched
+            .changes()
+            .iter()
+            .for_each(|change| assert_no_secret(change.name()));
+        watched.settle();
+        ground.assert_inside();
+        assert_watched_exactly(&ground.root);
+        let uncovered = watched.tree.uncovered();
+        assert!(uncovered.is_empty(), "{uncovered:?}");
     }
 }
 

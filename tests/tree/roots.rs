@@ -13,10 +13,11 @@ use ringwatch::{ErrorKind, Mask};
 use tempfile::{TempDir, tempdir};
 
 use crate::coverage::mode;
+use crate::deep::{far_below, make_all, reach};
 use crate::model::Watched;
 use crate::scenarios::{assert_watched_exactly, paths};
 use crate::support::child::without_capabilities;
-use crate::support::{self, Flood, queue_limit};
+use crate::support::{self, Flood, queue_limit, wait_until};
 
 pub(crate) fn place() -> (TempDir, PathBuf) {
     let dir = tempdir().expect("a directory");
@@ -317,6 +318,37 @@ fn a_missing_root_is_waited_for_if_asked() {
         assert_eq!(made(&mut watched), [root.join("late")], "in round {round}");
         fs::remove_dir_all(place.join("not")).unwrap();
         watched.wait_for(|change| change.uncovered().is_some());
+    }
+}
+
+/// A directory, and then a file, whose path takes several calls.
+#[test]
+fn a_missing_root_is_waited_for_however_long_its_path() {
+    let (_dir, place) = place();
+    let above = far_below(&place.join("not"));
+    let (dir, file) = (above.join("dir"), above.join("file"));
+    let mut watched = Watched::open(Tree::builder(&dir).root(&file).await_missing_roots(true));
+    for round in 0..2 {
+        make_all(&dir).unwrap();
+        fs::write(reach(&dir.join("early")).unwrap(), "").unwrap();
+        fs::write(reach(&file).unwrap(), "").unwrap();
+        let mut due = vec![dir.join("early"), file.clone()];
+        watched.wait_for(|change| {
+            due.retain(|path| change.path().as_ref() != Some(path));
+            due.is_empty()
+        });
+        watched.changes();
+        fs::write(reach(&dir.join("late")).unwrap(), "").unwrap();
+        fs::write(reach(&file).unwrap(), "x").unwrap();
+        let told: Vec<_> = watched.changes().iter().filter_map(OwnedChange::path).collect();
+        assert!(
+            told.contains(&dir.join("late")) && told.contains(&file),
+            "in round {round}: {told:?}"
+        );
+        assert!(watched.tree.uncovered().is_empty(), "in round {round}");
+        fs::remove_dir_all(place.join("not")).unwrap();
+        wait_until(|| watched.tree.uncovered().len() == 2);
+        watched.changes();
     }
 }
 
