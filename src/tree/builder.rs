@@ -81,6 +81,7 @@ impl TreeBuilder {
 
     /// One more root. One that is a file is covered by watching its directory, for that name only, so it survives being
     /// replaced, as editors do it. If a directory takes its place, it is covered as that from then on, and told of by what is in it.
+    /// A rename from one such root to another is told as a move away and a move there.
     ///
     /// One that is a symbolic link to a file is the file that it leads to when it is added, and is reported under the path of
     /// that. That the link leads elsewhere later is not heard of: where it does, add the directory that the link is in. Nor is
