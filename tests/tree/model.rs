@@ -225,6 +225,11 @@ impl Watched {
 
     /// All changes up to the barrier, without it.
     pub(crate) fn until(&mut self, barrier: Barrier) -> Vec<OwnedChange> {
+        self.until_where(barrier, |_| true)
+    }
+
+    /// The changes up to the barrier that are wanted. Where there are many, only these take memory.
+    fn until_where(&mut self, barrier: Barrier, wanted: impl Fn(&OwnedChange) -> bool) -> Vec<OwnedChange> {
         let mut changes = Vec::new();
         let begun = std::time::Instant::now();
         loop {
@@ -235,7 +240,7 @@ impl Watched {
             for change in &batch {
                 here |= change.barrier() == Some(barrier);
                 if change.barrier().is_none() {
-                    changes.push(change.to_owned());
+                    changes.extend(Some(change.to_owned()).filter(|change| wanted(change)));
                 }
             }
             if here {
@@ -267,6 +272,13 @@ impl Watched {
         let barrier = self.tree.barrier().expect("a barrier");
         self.until(barrier)
     }
+
+    /// Those of them that are wanted.
+    pub(crate) fn changes_where(&mut self, wanted: impl Fn(&OwnedChange) -> bool) -> Vec<OwnedChange> {
+        let barrier = self.tree.barrier().expect("a barrier");
+        self.until_where(barrier, wanted)
+    }
+
     /// As [`changes`](Self::changes), where there may be no room for a barrier at first.
     pub(crate) fn until_marked(&mut self) -> Vec<OwnedChange> {
         let begun = std::time::Instant::now();
