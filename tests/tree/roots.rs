@@ -231,6 +231,7 @@ fn a_root_in_another_that_refuses_it_is_covered_all_the_same() {
 }
 
 /// Directories that come and go while it lives, in one that nobody covers.
+/// All the time, but not so often that a slow machine can't follow and events are lost.
 fn while_others_come_and_go<T>(place: &Path, body: impl FnOnce() -> T) -> T {
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -239,6 +240,7 @@ fn while_others_come_and_go<T>(place: &Path, body: impl FnOnce() -> T) -> T {
             while !ended.load(Ordering::Acquire) {
                 fs::create_dir(&dir).unwrap();
                 fs::remove_dir(&dir).unwrap();
+                thread::sleep(Duration::from_micros(100));
             }
         });
         let done = catch_unwind(AssertUnwindSafe(body));
