@@ -221,6 +221,17 @@ mod tests {
         }
     }
 
+    /// Each goes on with epoll, or says that it can't: in which operation, and for which error.
+    fn each_falls_back(faults: &[Fault], (operation, code): (&str, i32)) {
+        each(faults, |backend, outcome| match backend {
+            Backend::Uring => {
+                let error = outcome.unwrap_err();
+                assert_eq!((error.operation(), error.raw_os_error()), (operation, Some(code)));
+            }
+            _ => assert_eq!(outcome.unwrap(), BackendKind::Epoll),
+        });
+    }
+
     /// Says on what a body panicked, and behind how many short reads.
     struct FailedOn(Backend, Way, usize);
 
@@ -251,14 +262,7 @@ mod tests {
         let fatal = [libc::EIO, libc::EINVAL, libc::ENOMEM, libc::EBADF, libc::EPERM].map(|code| (code, 1));
         let tiring = [libc::ENOBUFS, libc::ECANCELED, libc::EAGAIN, libc::EINTR].map(|code| (code, 100));
         for (code, times) in [&fatal[..], &tiring[..]].concat() {
-            each(&vec![End(-code); times], |backend, outcome| match backend {
-                Backend::Uring => {
-                    let error = outcome.unwrap_err();
-                    let told = (error.operation(), error.raw_os_error());
-                    assert_eq!(told, ("read events through io_uring", Some(code)));
-                }
-                _ => assert_eq!(outcome.unwrap(), BackendKind::Epoll),
-            });
+            each_falls_back(&vec![End(-code); times], ("read events through io_uring", code));
         }
     }
 
@@ -287,14 +291,7 @@ mod tests {
             return;
         }
         for code in [libc::EIO, libc::EINVAL, libc::ENOMEM, libc::EBADF, libc::EPERM] {
-            each(&[Cut(-code)], |backend, outcome| match backend {
-                Backend::Uring => {
-                    let error = outcome.unwrap_err();
-                    let told = (error.operation(), error.raw_os_error());
-                    assert_eq!(told, ("read events through io_uring", Some(code)));
-                }
-                _ => assert_eq!(outcome.unwrap(), BackendKind::Epoll),
-            });
+            each_falls_back(&[Cut(-code)], ("read events through io_uring", code));
         }
     }
 
@@ -316,14 +313,7 @@ mod tests {
     #[test]
     fn a_notifier_that_can_not_be_polled_makes_it_go_on_with_epoll_or_say_why_not() {
         for code in [libc::ECANCELED, libc::ENOMEM, libc::EBADF] {
-            each(&[Wake(-code); 66], |backend, outcome| match backend {
-                Backend::Uring => {
-                    let error = outcome.unwrap_err();
-                    let told = (error.operation(), error.raw_os_error());
-                    assert_eq!(told, ("wait for events through io_uring", Some(code)));
-                }
-                _ => assert_eq!(outcome.unwrap(), BackendKind::Epoll),
-            });
+            each_falls_back(&[Wake(-code); 66], ("wait for events through io_uring", code));
         }
     }
 

@@ -107,22 +107,15 @@ fn assert_no_secret(name: Option<&OsStr>) {
     assert!(name.is_none_or(|name| name != SECRET), "it was reported");
 }
 
-/// Swaps while a tree is opened and some of its changes are read, then stops, and reads the rest. Or up to a barrier, which takes
-/// a while: nothing rests until events are lost.
-fn under_swaps(ground: &Ground, builder: TreeBuilder, to_barrier: bool, look: &dyn Fn(&TreeBatch)) -> Watched {
-    under(&|stop| ground.swap(stop), builder, to_barrier, look)
-}
+/// What is done to a tree, and beside it, until told to stop.
+type Acts = fn(&Ground, &AtomicBool);
 
-/// As [`under_swaps`], with what it is to be under.
-fn under(
-    act: &(dyn Fn(&AtomicBool) + Sync),
-    builder: TreeBuilder,
-    to_barrier: bool,
-    look: &dyn Fn(&TreeBatch),
-) -> Watched {
+/// Acts while a tree is opened and some of its changes are read, then stops, and reads the rest. Or up to a barrier, which takes
+/// a while: nothing rests until events are lost.
+fn under(acts: Acts, ground: &Ground, builder: TreeBuilder, to_barrier: bool, look: &dyn Fn(&TreeBatch)) -> Watched {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| act(&stop));
+        scope.spawn(|| acts(ground, &stop));
         let _stopping = Stopping(&stop);
         let mut watched = Watched::open(builder);
         let mut read = |time| {
@@ -149,14 +142,15 @@ fn under(
     })
 }
 
-#[test]
-fn links_swapped_with_directories_under_a_crawl_never_lead_it_outside() {
+/// Holds trees under such acts to what is inside, while they go on and behind them, in several rounds. In the first of them they may
+/// go on up to a barrier. What is to be true at the end of each is for `end`.
+fn stays_inside(acts: Acts, to_barrier: bool, end: impl Fn(&Ground, &Watched)) {
     let ground = ground();
     for round in 0..12 {
         let recovery = [Recovery::Mark, Recovery::Diff][round % 2];
         let builder = Tree::builder(&ground.root).recovery(recovery);
         let builder = builder.report_existing(round % 3 == 0);
-        let mut watched = under_swaps(&ground, builder, round == 0, &|batch| {
+        let mut watched = under(acts, &ground, builder, to_barrier && round == 0, &|batch| {
             batch.iter().for_each(|change| assert_no_secret(change.name()));
             ground.assert_inside();
         });
@@ -165,38 +159,31 @@ fn links_swapped_with_directories_under_a_crawl_never_lead_it_outside() {
             .iter()
             .for_each(|change| assert_no_secret(change.name()));
         ground.assert_inside();
+        end(&ground, &watched);
     }
 }
 
 #[test]
+fn links_swapped_with_directories_under_a_crawl_never_lead_it_outside() {
+    stays_inside(Ground::swap, true, |_, _| ());
+}
+
+#[test]
 fn directories_exchanged_with_some_of_the_outside_are_watched_only_while_they_are_inside() {
-    let ground = ground();
-    for round in 0..12 {
-        let recovery = [Recovery::Mark, Recovery::Diff][round % 2];
-        let builder = Tree::builder(&ground.root).recovery(recovery);
-        let builder = builder.report_existing(round % 3 == 0);
-        let trade = |stop: &AtomicBool| ground.trade(stop);
-        let mut watched = under(&trade, builder, false, &|batch| {
-            batch.iter().for_each(|change| assert_no_secret(change.name()));
-            ground.assert_inside();
-        });
-        watched
-            .changes()
-            .iter()
-            .for_each(|change| assert_no_secret(change.name()));
+    stays_inside(Ground::trade, false, |ground, watched| {
         watched.settle();
         ground.assert_inside();
         assert_watched_exactly(&ground.root);
         let uncovered = watched.tree.uncovered();
         assert!(uncovered.is_empty(), "{uncovered:?}");
-    }
+    });
 }
 
 #[test]
 fn a_link_that_may_be_followed_is_let_go_once_it_is_gone() {
     let ground = ground();
     let builder = Tree::builder(&ground.root).follow_symlinks(true);
-    let mut watched = under_swaps(&ground, builder, false, &|_| ());
+    let mut watched = under(Ground::swap, &ground, builder, false, &|_| ());
     watched.changes();
     let link = ["link", "swapped"].map(|name| ground.root.join(name));
     let link = link.iter().find(|path| path.is_symlink()).expect("one is the link");

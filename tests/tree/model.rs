@@ -240,7 +240,7 @@ impl Watched {
             for change in &batch {
                 here |= change.barrier() == Some(barrier);
                 if change.barrier().is_none() {
-                    changes.extend(Some(change.to_owned()).filter(|change| wanted(change)));
+                    changes.extend(Some(change.to_owned()).filter(&wanted));
                 }
             }
             if here {
@@ -269,8 +269,7 @@ impl Watched {
 
     /// All changes caused before this call.
     pub(crate) fn changes(&mut self) -> Vec<OwnedChange> {
-        let barrier = self.tree.barrier().expect("a barrier");
-        self.until(barrier)
+        self.changes_where(|_| true)
     }
 
     /// Those of them that are wanted.

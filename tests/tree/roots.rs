@@ -230,8 +230,7 @@ fn a_root_in_another_that_refuses_it_is_covered_all_the_same() {
     }
 }
 
-/// Directories that come and go while it lives, in one that nobody covers.
-/// All the time, but not so often that a slow machine can't follow and events are lost.
+/// Directories that come and go all the time, in one that nobody covers; not so often that a slow machine can't follow.
 fn while_others_come_and_go<T>(place: &Path, body: impl FnOnce() -> T) -> T {
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
